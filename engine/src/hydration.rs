@@ -1,0 +1,44 @@
+//! A query's first answer, and who computes it.
+//!
+//! The planner implements [`Hydrate`]; the engine only knows the shape of the answer. A hydration holds,
+//! per node of the query, the distinct rows that are in at one version: enough to build a graph's state
+//! and to send the rows, and nothing that depends on how it was computed.
+
+use std::sync::Arc;
+
+use crate::commit::{StoredRow, Version};
+use crate::query::Query;
+
+/// The rows of every node of a query at one version.
+#[derive(Clone, Debug)]
+pub struct Hydration {
+    /// The version that was read.
+    pub version: Version,
+    /// By node id: the distinct rows in that node. Root and limited nodes are complete windows; an
+    /// EXISTS node holds up to [`crate::query::WITNESS_CAP`] rows a parent row. Nodes that are not
+    /// synced (below a permission) are empty.
+    pub nodes: Vec<Vec<Arc<StoredRow>>>,
+}
+
+/// Why a hydration failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HydrateError {
+    /// The query or the data is at fault; told to the client that asked.
+    #[error("{0}")]
+    Query(String),
+    /// Reading the replica failed.
+    #[error("reading the replica failed: {0}")]
+    Replica(#[from] rusqlite::Error),
+    /// Nobody waits for the answer any more.
+    #[error("the hydration was cancelled")]
+    Cancelled,
+    /// A bug in the engine or planner.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Computes hydrations. `S` is the pinned version to read from.
+pub trait Hydrate<S: ?Sized>: Send + Sync {
+    /// Answers a query at the pinned version. Blocking; called from worker threads, concurrently.
+    fn hydrate(&self, query: &Arc<Query>, snapshot: &Arc<S>) -> Result<Hydration, HydrateError>;
+}

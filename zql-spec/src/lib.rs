@@ -1,0 +1,13 @@
+//! The ZQL language and the Zero sync protocol, as data.
+//!
+//! This crate says what a query means and what a message looks like; it runs nothing. The language
+//! part depends on serde alone, so that any implementation can be tested against it. The naive
+//! evaluator *is* the semantics: every other way of answering a query must agree with it.
+//!
+//! It must not know DataFusion, SQLite, tokio, Postgres or sockets.
+
+pub mod ast;
+pub mod compare;
+pub mod like;
+pub mod schema;
+pub mod value;
