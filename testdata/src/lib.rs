@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests, benchmarks and the demo share: a private Postgres, data sets and their generators, shrunk regressions.
+
+pub mod postgres;
