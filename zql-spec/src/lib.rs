@@ -11,3 +11,4 @@ pub mod compare;
 pub mod like;
 pub mod schema;
 pub mod value;
+pub mod version;
