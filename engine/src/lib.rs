@@ -8,6 +8,8 @@
 //!
 //! It must not know DataFusion, tokio, Postgres or sockets, and reads no clock.
 
+pub mod catalogue;
 pub mod commit;
+pub mod graph;
 pub mod hydration;
 pub mod query;
