@@ -1,0 +1,50 @@
+# The two commands of the README, and the benchmarks. Everything is built in one profile (release) into one folder outside
+# the checkout, because DataFusion takes long to compile and a second checkout should not do it again.
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/zql/target
+CARGO ?= cargo
+NODE_DIR := testdata/node
+
+.PHONY: help demo test unit bench-wire check fmt postgres node build clean
+
+help:
+	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
+	@echo "make test        run every test; installs and starts what they need"
+	@echo "make bench-wire  measure the published zero-cache and this server side by side; writes benches/results"
+	@echo "make check       formatting and lints"
+
+demo: postgres build
+	@exec $(CARGO_TARGET_DIR)/release/zql demo
+
+build:
+	$(CARGO) build --release -p server
+
+test: postgres node
+	$(CARGO) test --release --workspace --no-fail-fast
+
+bench-wire: postgres node build
+	$(CARGO) run --release -p bench-wire
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+fmt:
+	$(CARGO) fmt --all
+
+# The Postgres server. Only Debian's package is known here; elsewhere install Postgres 15 or later by hand.
+postgres:
+	@.ci/need initdb postgresql
+
+# The JavaScript packages exactly as the lock file says. No install script runs: Node 22 itself comes as a package with
+# the binary inside. The stamp makes this free when the lock file has not changed.
+node: $(NODE_DIR)/node_modules/.stamp
+
+$(NODE_DIR)/node_modules/.stamp: $(NODE_DIR)/package-lock.json
+	@.ci/need npm npm
+	cd $(NODE_DIR) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+clean:
+	rm -rf $(NODE_DIR)/node_modules
+	$(CARGO) clean
