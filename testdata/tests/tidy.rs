@@ -21,7 +21,18 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("testdata", &["zql-spec", "engine"], &["datafusion", "warp"]),
     (
         "server",
-        &["zql-spec", "engine", "planner", "cvr", "cvr-store", "upstream", "views", "sync", "protocol-client", "testdata"],
+        &[
+            "zql-spec",
+            "engine",
+            "planner",
+            "cvr",
+            "cvr-store",
+            "upstream",
+            "views",
+            "sync",
+            "protocol-client",
+            "testdata",
+        ],
         &[],
     ),
     ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "cvr", "protocol-client", "testdata"], &[]),
@@ -139,8 +150,10 @@ fn sources() -> Vec<PathBuf> {
 
 fn files(wanted: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut stack: Vec<PathBuf> =
-        ["engine", "planner", "server", "zql-spec", "testdata", "benches"].iter().map(|room| root().join(room)).collect();
+    let mut stack: Vec<PathBuf> = ["engine", "planner", "server", "zql-spec", "testdata", "benches"]
+        .iter()
+        .map(|room| root().join(room))
+        .collect();
     while let Some(path) = stack.pop() {
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name == "node_modules" || name == "target") {

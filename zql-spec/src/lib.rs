@@ -9,6 +9,7 @@
 pub mod ast;
 pub mod compare;
 pub mod like;
+pub mod protocol;
 pub mod schema;
 pub mod value;
 pub mod version;
