@@ -13,3 +13,5 @@ pub mod commit;
 pub mod graph;
 pub mod hydration;
 pub mod query;
+pub mod replica;
+pub mod sql;

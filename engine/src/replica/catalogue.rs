@@ -1,0 +1,1 @@
+//! The replica's own tables and the schema that queries see.
