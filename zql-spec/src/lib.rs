@@ -8,8 +8,11 @@
 
 pub mod ast;
 pub mod compare;
+pub mod hash;
+pub mod json;
 pub mod like;
 pub mod protocol;
+pub mod normal_form;
 pub mod schema;
 pub mod value;
 pub mod version;

@@ -9,6 +9,8 @@ use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::json::Json;
+
 /// One ZQL value.
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -38,6 +40,28 @@ impl Value {
     /// Equality as correlations and `=` see it: null equals nothing, not even null.
     pub fn joins(&self, other: &Value) -> bool {
         !self.is_null() && self == other
+    }
+
+    /// A JSON value as a ZQL value; objects and arrays become documents.
+    pub fn from_json(json: &Json) -> Value {
+        match json {
+            Json::Null => Value::Null,
+            Json::Bool(bool) => Value::Bool(*bool),
+            Json::Number(number) => Value::Number(*number),
+            Json::String(text) => Value::String(Arc::clone(text)),
+            Json::Array(_) | Json::Object(_) => Value::Json(json.to_string().into()),
+        }
+    }
+
+    /// The value as JSON. A document that is no JSON becomes null.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Value::Null => Json::Null,
+            Value::Bool(bool) => Json::Bool(*bool),
+            Value::Number(number) => Json::Number(*number),
+            Value::String(text) => Json::String(Arc::clone(text)),
+            Value::Json(text) => Json::parse(text).unwrap_or(Json::Null),
+        }
     }
 
     fn type_rank(&self) -> u8 {

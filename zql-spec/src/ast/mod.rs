@@ -5,7 +5,14 @@
 //! the wire wants it, lenient as API servers are read) turns JSON into these types and checks every
 //! shape rule of the language once; past it nothing is stringly.
 
+mod parse;
+mod print;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
+
+pub use parse::ParseError;
 
 use crate::value::Value;
 
