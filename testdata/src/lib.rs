@@ -1,3 +1,4 @@
 //! What tests, benchmarks and the demo share: a private Postgres, data sets and their generators, shrunk regressions.
 
 pub mod postgres;
+pub mod tracker;
