@@ -7,12 +7,14 @@
 //! It must not know DataFusion, SQLite, tokio, Postgres or sockets.
 
 pub mod ast;
+pub mod client_schema;
 pub mod compare;
 pub mod hash;
 pub mod json;
 pub mod like;
-pub mod protocol;
 pub mod normal_form;
+pub mod protocol;
 pub mod schema;
+pub mod static_params;
 pub mod value;
 pub mod version;

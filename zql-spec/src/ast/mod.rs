@@ -5,7 +5,7 @@
 //! the wire wants it, lenient as API servers are read) turns JSON into these types and checks every
 //! shape rule of the language once; past it nothing is stringly.
 
-mod parse;
+pub(crate) mod parse;
 mod print;
 #[cfg(test)]
 mod tests;

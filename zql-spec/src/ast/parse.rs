@@ -24,11 +24,11 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    fn new(what: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
         ParseError { what: what.into(), found: None, path: Vec::new() }
     }
 
-    fn expected(what: &str, found: &Json) -> Self {
+    pub(crate) fn expected(what: &str, found: &Json) -> Self {
         /// Enough to recognise the value; the rest may be as long as a message.
         const SHOWN: usize = 100;
         let mut text = found.to_string();
@@ -85,30 +85,30 @@ impl Condition {
     }
 }
 
-struct Parser {
-    strict: bool,
+pub(crate) struct Parser {
+    pub(crate) strict: bool,
 }
 
 /// An object whose keys are taken one by one.
-struct Fields<'a> {
+pub(crate) struct Fields<'a> {
     entries: &'a [(Arc<str>, Json)],
 }
 
 impl<'a> Fields<'a> {
-    fn optional<T>(&self, key: &str, read: impl FnOnce(&'a Json) -> Result<T>) -> Result<Option<T>> {
+    pub(crate) fn optional<T>(&self, key: &str, read: impl FnOnce(&'a Json) -> Result<T>) -> Result<Option<T>> {
         match self.entries.iter().find(|(other, _)| &**other == key) {
             Some((_, value)) => read(value).map(Some).map_err(|error| error.under(key)),
             None => Ok(None),
         }
     }
 
-    fn required<T>(&self, key: &str, read: impl FnOnce(&'a Json) -> Result<T>) -> Result<T> {
+    pub(crate) fn required<T>(&self, key: &str, read: impl FnOnce(&'a Json) -> Result<T>) -> Result<T> {
         self.optional(key, read)?.ok_or_else(|| ParseError::new(format!("Missing property {key}")))
     }
 }
 
 impl Parser {
-    fn object<'a>(&self, json: &'a Json, keys: &[&str]) -> Result<Fields<'a>> {
+    pub(crate) fn object<'a>(&self, json: &'a Json, keys: &[&str]) -> Result<Fields<'a>> {
         let entries = json.as_object().ok_or_else(|| ParseError::expected("object", json))?;
         if self.strict {
             let unknown: Vec<&str> = entries.iter().map(|(key, _)| &**key).filter(|key| !keys.contains(key)).collect();
@@ -225,7 +225,7 @@ impl Parser {
     }
 }
 
-fn string(json: &Json) -> Result<Arc<str>> {
+pub(crate) fn string(json: &Json) -> Result<Arc<str>> {
     match json {
         Json::String(text) => Ok(Arc::clone(text)),
         _ => Err(ParseError::expected("string", json)),
@@ -240,7 +240,7 @@ fn boolean(json: &Json) -> Result<bool> {
     json.as_bool().ok_or_else(|| ParseError::expected("boolean", json))
 }
 
-fn list<'a, T>(json: &'a Json, read: impl Fn(&'a Json) -> Result<T>) -> Result<Vec<T>> {
+pub(crate) fn list<'a, T>(json: &'a Json, read: impl Fn(&'a Json) -> Result<T>) -> Result<Vec<T>> {
     let elements = json.as_array().ok_or_else(|| ParseError::expected("array", json))?;
     elements.iter().enumerate().map(|(i, element)| read(element).map_err(|error| error.under(i))).collect()
 }
