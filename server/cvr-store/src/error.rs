@@ -1,0 +1,79 @@
+//! What can go wrong with the store, by what the caller does about it.
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Error kind `Rehome`, `maxBackoffMs` 0 where another server owns the record: the group's clients
+    /// connect again, and the record is loaded again.
+    #[error("{0}")]
+    Rehome(#[from] Rehome),
+    /// Error kind `ClientNotFound`: the record is gone or unusable; the client starts again.
+    #[error("{0}")]
+    ClientNotFound(String),
+    /// Error kind `SchemaVersionNotSupported`.
+    #[error("{0}")]
+    SchemaVersionNotSupported(String),
+    /// Error kind `Internal`: Postgres failed or refused. Trying again later may work; the group's record in
+    /// memory is to be dropped and loaded again.
+    #[error("{0}")]
+    Postgres(String),
+    /// The database cannot be used with this version of the server at all. Fatal at start.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// Why a group's record may not be written from here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rehome {
+    /// Another server claimed the record for a later connection. Expected when clients move.
+    #[error("CVR ownership was transferred to {owner} at {granted_at} (last connect time: {last_connect_time})")]
+    Ownership {
+        /// The other server's task id.
+        owner: String,
+        /// Its clients' last connect time, ISO 8601.
+        granted_at: String,
+        /// Ours, ISO 8601.
+        last_connect_time: String,
+    },
+    /// Somebody else wrote the record, or it was purged.
+    #[error("CVR has been concurrently modified. Expected {expected}, got {actual}")]
+    ConcurrentModification {
+        /// The version that the update was made from.
+        expected: String,
+        /// The version in the store.
+        actual: String,
+    },
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        StoreError::Postgres(match error.as_db_error() {
+            Some(error) => error.to_string(),
+            None => describe(&error),
+        })
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for StoreError {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => error.into(),
+            error => StoreError::Postgres(describe(&error)),
+        }
+    }
+}
+
+/// An error and its causes in one line: `tokio_postgres` says only "error connecting to server" by itself.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
