@@ -12,6 +12,7 @@ pub mod compare;
 pub mod hash;
 pub mod json;
 pub mod like;
+pub mod naive;
 pub mod normal_form;
 pub mod protocol;
 pub mod schema;
