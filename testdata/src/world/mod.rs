@@ -1,0 +1,26 @@
+//! Generated worlds: a data set with rows, queries over it and transactions on it, all from one seed.
+//!
+//! They feed every comparison of two ways to answer a query. What fails is shrunk and kept as a
+//! [`Case`] under `testdata/regressions`.
+
+mod case;
+mod dataset;
+mod issues;
+mod music;
+mod postgres_sql;
+mod queries;
+mod replica;
+mod rng;
+mod shrink;
+mod transactions;
+
+pub use case::{Case, regressions};
+pub use dataset::{ColumnDef, DataSet, Fill, Relationship, TableDef};
+pub use issues::ISSUES;
+pub use music::MUSIC;
+pub use postgres_sql::{data_sql, schema_sql, transaction_sql};
+pub use queries::QueryGenerator;
+pub use replica::{apply_to_replica, create_replica};
+pub use rng::Rng;
+pub use shrink::shrink;
+pub use transactions::{fill, transaction};

@@ -1,0 +1,267 @@
+//! The music store: composite keys, many nulls, a table that refers to itself, text beyond ASCII, every
+//! data type that clients can see, JSON documents and arrays, and a type that they cannot see.
+
+use super::dataset::{ColumnDef, DataSet, Fill, Relationship, TableDef};
+
+const fn col(name: &'static str, pg_type: &'static str, nullable: bool, fill: Fill) -> ColumnDef {
+    ColumnDef { name, pg_type, nullable, fill }
+}
+
+const NAMES: &[&str] = &[
+    "Björk",
+    "björk",
+    "BJÖRK",
+    "Σίσυφος",
+    "ΣΊΣΥΦΟΣ",
+    "Motörhead",
+    "мир",
+    "МИР",
+    "\u{FFFD}",
+    "😀",
+    "e\u{301}",
+    "%_\\",
+    "a\nb",
+];
+const UUIDS: &[&str] = &[
+    "00000000-0000-0000-0000-000000000001",
+    "00000000-0000-0000-0000-00000000000a",
+    "ffffffff-ffff-ffff-ffff-ffffffffffff",
+];
+const DOCUMENTS: &[&str] = &["{}", "[]", "{\"a\":[1,null,\"ö\"]}", "\"text\"", "1.5", "true"];
+const LISTS: &[&str] = &["[]", "[1,2,3]", "[null,2]"];
+const TEXT_LISTS: &[&str] = &["[]", "[\"a\",\"ö\"]"];
+const DAY: f64 = 86_400_000.0;
+
+/// The music store.
+pub const MUSIC: DataSet = DataSet {
+    name: "music",
+    types: &["CREATE TYPE mood AS ENUM ('calm', 'loud', 'sad')"],
+    tables: &[
+        TableDef {
+            name: "employee",
+            columns: &[
+                col("id", "int4", false, Fill::Int(16)),
+                col("name", "text", false, Fill::Texts(NAMES)),
+                col("reports_to", "int4", true, Fill::Int(16)),
+                col("hired", "date", true, Fill::Numbers(&[0.0, DAY, 20_000.0 * DAY])),
+                col("salary", "numeric", true, Fill::Numbers(&[0.5, 1.25, 1000.0, -3.0])),
+                col("photo", "bytea", true, Fill::Hidden),
+            ],
+            primary_key: &["id"],
+            unique: &[],
+            indexes: &[&["reports_to"]],
+            rows: 10,
+        },
+        TableDef {
+            name: "artist",
+            columns: &[
+                col("id", "uuid", false, Fill::Texts(UUIDS)),
+                col("name", "text", true, Fill::Texts(NAMES)),
+                col("mood", "mood", true, Fill::Texts(&["calm", "loud", "sad"])),
+                col("info", "jsonb", true, Fill::Documents(DOCUMENTS)),
+            ],
+            primary_key: &["id"],
+            unique: &[],
+            indexes: &[],
+            rows: 3,
+        },
+        TableDef {
+            name: "album",
+            columns: &[
+                col("artist", "uuid", false, Fill::Texts(UUIDS)),
+                col("no", "int4", false, Fill::Int(8)),
+                col("title", "text", true, Fill::Texts(NAMES)),
+                col("price", "float8", true, Fill::Numbers(&[0.1, 9.99, 1e21, 5e-7, 7.0])),
+                col("length", "time", true, Fill::Numbers(&[0.0, 1000.0, DAY - 1.0])),
+                col("scores", "int4[]", true, Fill::Documents(LISTS)),
+                col("live", "bool", true, Fill::Bool),
+            ],
+            primary_key: &["artist", "no"],
+            unique: &[],
+            indexes: &[&["title"]],
+            rows: 14,
+        },
+        TableDef {
+            name: "track",
+            columns: &[
+                col("artist", "uuid", true, Fill::Texts(UUIDS)),
+                col("album", "int4", true, Fill::Int(8)),
+                col("disc", "int2", false, Fill::Int(3)),
+                col("pos", "int8", false, Fill::Int(30)),
+                col("title", "varchar", false, Fill::Texts(NAMES)),
+                col("seller", "int4", true, Fill::Int(16)),
+                col("rating", "float4", true, Fill::Numbers(&[0.5, 0.25, 3.0, -0.0])),
+                col("added", "timestamp", true, Fill::Numbers(&[0.0, 1.7e12, 1.7e12 + 0.001, -62_000_000_000_000.0])),
+                col("tags", "text[]", true, Fill::Documents(TEXT_LISTS)),
+                col("extra", "json", true, Fill::Documents(DOCUMENTS)),
+            ],
+            primary_key: &["disc", "pos"],
+            unique: &[],
+            indexes: &[&["artist", "album"], &["seller"]],
+            rows: 36,
+        },
+        TableDef {
+            name: "playlist_track",
+            columns: &[
+                col("playlist", "int4", false, Fill::Int(4)),
+                col("disc", "int2", false, Fill::Int(3)),
+                col("pos", "int8", false, Fill::Int(30)),
+                col("rank", "int4", true, Fill::Int(10)),
+            ],
+            primary_key: &["playlist", "disc", "pos"],
+            unique: &[],
+            indexes: &[&["disc", "pos"]],
+            rows: 30,
+        },
+        TableDef {
+            name: "playlist",
+            columns: &[
+                col("id", "int4", false, Fill::Int(4)),
+                col("name", "text", true, Fill::Texts(NAMES)),
+                col("owner", "int4", true, Fill::Int(16)),
+            ],
+            primary_key: &["id"],
+            unique: &[],
+            indexes: &[],
+            rows: 3,
+        },
+    ],
+    relationships: &[
+        Relationship {
+            name: "manager",
+            from: "employee",
+            from_columns: &["reports_to"],
+            to: "employee",
+            to_columns: &["id"],
+            then: None,
+        },
+        Relationship {
+            name: "reports",
+            from: "employee",
+            from_columns: &["id"],
+            to: "employee",
+            to_columns: &["reports_to"],
+            then: None,
+        },
+        Relationship {
+            name: "sold",
+            from: "employee",
+            from_columns: &["id"],
+            to: "track",
+            to_columns: &["seller"],
+            then: None,
+        },
+        Relationship {
+            name: "playlists",
+            from: "employee",
+            from_columns: &["id"],
+            to: "playlist",
+            to_columns: &["owner"],
+            then: None,
+        },
+        Relationship {
+            name: "albums",
+            from: "artist",
+            from_columns: &["id"],
+            to: "album",
+            to_columns: &["artist"],
+            then: None,
+        },
+        Relationship {
+            name: "tracks",
+            from: "artist",
+            from_columns: &["id"],
+            to: "track",
+            to_columns: &["artist"],
+            then: None,
+        },
+        Relationship {
+            name: "namesakes",
+            from: "artist",
+            from_columns: &["name"],
+            to: "playlist",
+            to_columns: &["name"],
+            then: None,
+        },
+        Relationship {
+            name: "artist",
+            from: "album",
+            from_columns: &["artist"],
+            to: "artist",
+            to_columns: &["id"],
+            then: None,
+        },
+        Relationship {
+            name: "tracks",
+            from: "album",
+            from_columns: &["artist", "no"],
+            to: "track",
+            to_columns: &["artist", "album"],
+            then: None,
+        },
+        Relationship {
+            name: "album",
+            from: "track",
+            from_columns: &["artist", "album"],
+            to: "album",
+            to_columns: &["artist", "no"],
+            then: None,
+        },
+        Relationship {
+            name: "seller",
+            from: "track",
+            from_columns: &["seller"],
+            to: "employee",
+            to_columns: &["id"],
+            then: None,
+        },
+        Relationship {
+            name: "playlists",
+            from: "track",
+            from_columns: &["disc", "pos"],
+            to: "playlist_track",
+            to_columns: &["disc", "pos"],
+            then: Some((&["playlist"], "playlist", &["id"])),
+        },
+        Relationship {
+            name: "rated",
+            from: "track",
+            from_columns: &["rating"],
+            to: "track",
+            to_columns: &["rating"],
+            then: None,
+        },
+        Relationship {
+            name: "tracks",
+            from: "playlist",
+            from_columns: &["id"],
+            to: "playlist_track",
+            to_columns: &["playlist"],
+            then: Some((&["pos", "disc"], "track", &["pos", "disc"])),
+        },
+        Relationship {
+            name: "owner",
+            from: "playlist",
+            from_columns: &["owner"],
+            to: "employee",
+            to_columns: &["id"],
+            then: None,
+        },
+        Relationship {
+            name: "track",
+            from: "playlist_track",
+            from_columns: &["disc", "pos"],
+            to: "track",
+            to_columns: &["disc", "pos"],
+            then: None,
+        },
+        Relationship {
+            name: "playlist",
+            from: "playlist_track",
+            from_columns: &["playlist"],
+            to: "playlist",
+            to_columns: &["id"],
+            then: None,
+        },
+    ],
+};
