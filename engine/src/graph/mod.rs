@@ -1,15 +1,50 @@
-//! The shared operator graph: a query's membership, kept current by sets.
+//! The shared operator graph: which rows a query's answer holds, kept current by sets.
+//!
+//! A graph starts from a hydration and takes commits. It keeps membership only: per synced node of the
+//! query the active groups and the keys of their rows ([`state`]); contents stay in the replica. A commit is
+//! taken as one set: membership before is known from the state, membership after is decided once, at the
+//! new version, through [`Read`]. So nothing flickers inside a transaction, and any number of commits cost
+//! what their composition costs.
+//!
+//! Invariant: the state after any commit is that of a fresh hydration, up to the choice of witnesses.
+//!
+//! It must not know how a hydration was computed, who subscribes, or SQL (but for the one
+//! implementation of `Read` over the replica).
+//!
+//! Memory grows with the rows that are in (about 64 bytes a row, 100 a group); the time of an advance with
+//! the changed rows that the query can see and what they bring and take, not with the rows that are in.
+
+mod advance;
+mod changes;
 mod delta;
+mod downward;
+mod edit;
+pub(crate) mod filter;
+pub(crate) mod packed;
+mod plan;
 pub mod read;
+mod state;
+mod upward;
+mod window;
 
 use std::sync::Arc;
 
+use rustc_hash::{FxHashMap, FxHashSet};
+
 pub use delta::{AnswerRow, DeltaComposer, QueryDelta, RowDelta};
+pub(crate) use edit::Activation;
 pub use read::{Read, ReadError};
 
-use crate::commit::{Commit, Version};
+use advance::Advance;
+use changes::Changes;
+use packed::Packed;
+use plan::{Keeps, Plan};
+use read::{Apply, Lookup};
+use state::{Group, Members, NodeState};
+
+use crate::commit::{Commit, Key, RowChange, Version};
 use crate::hydration::Hydration;
-use crate::query::Query;
+use crate::query::{NodeId, Query, Role, WITNESS_CAP};
 
 /// Why a graph did not advance. It is unchanged, and stays at its version.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +62,38 @@ pub enum AdvanceError {
 #[derive(Debug)]
 pub struct Graph {
     query: Arc<Query>,
+    plan: Plan,
     version: Version,
+    nodes: Vec<NodeState>,
+}
+
+/// A node of a running query, for explain and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeDescription {
+    /// The node.
+    pub node: NodeId,
+    /// The table it reads.
+    pub table: Arc<str>,
+    /// What it is for.
+    pub role: Role,
+    /// Its relationship's name; empty for the root.
+    pub alias: Arc<str>,
+    /// Columns whose values name its groups.
+    pub group_columns: Vec<Arc<str>>,
+    /// Active groups. None below a permission, where nothing is kept.
+    pub groups: usize,
+    /// Rows that are in.
+    pub rows: usize,
+    /// Bytes of its state, roughly.
+    pub bytes: usize,
 }
 
 impl Graph {
     /// A graph that stands where the hydration does.
     pub fn new(query: Arc<Query>, hydration: &Hydration) -> Self {
-        Graph { query, version: Arc::clone(&hydration.version) }
+        let plan = Plan::new(&query);
+        let nodes = states(&query, &plan, hydration);
+        Graph { query, plan, version: Arc::clone(&hydration.version), nodes }
     }
 
     /// The query.
@@ -47,27 +107,216 @@ impl Graph {
     }
 
     /// Takes a commit. `read` stands at `commit.version`. On an error the graph is unchanged.
-    pub fn advance(&mut self, _commit: &Commit, _read: &mut dyn Read) -> Result<QueryDelta, AdvanceError> {
-        unimplemented!()
+    pub fn advance(&mut self, commit: &Commit, read: &mut dyn Read) -> Result<QueryDelta, AdvanceError> {
+        let rows = self.plan.tables.iter().enumerate().filter_map(|(position, table)| {
+            let delta = commit.tables.get(&self.query.nodes[table.any].table.name)?;
+            Some(delta.rows.values().map(move |change| (position, change)))
+        });
+        let mut changes = Changes::new(&self.plan);
+        for (table, change) in rows.flatten() {
+            changes.add(&self.query, &self.plan, table, change);
+        }
+        self.check_rewritten(commit)?;
+        self.take(&commit.version, &changes, read).map(|(delta, _)| delta)
+    }
+
+    /// Takes those rows of a commit that the graph can see, and tells which groups opened and closed.
+    pub(crate) fn advance_by<'c>(
+        &mut self,
+        commit: &Commit,
+        rows: impl IntoIterator<Item = (&'c Arc<str>, &'c RowChange)>,
+        read: &mut dyn Read,
+    ) -> Result<(QueryDelta, Vec<Activation>), AdvanceError> {
+        self.check_rewritten(commit)?;
+        let mut changes = Changes::new(&self.plan);
+        for (name, change) in rows {
+            let table = |table: &plan::TablePlan| self.query.nodes[table.any].table.name == *name;
+            if let Some(table) = self.plan.tables.iter().position(table) {
+                changes.add(&self.query, &self.plan, table, change);
+            }
+        }
+        self.take(&commit.version, &changes, read)
+    }
+
+    fn check_rewritten(&self, commit: &Commit) -> Result<(), AdvanceError> {
+        let rewritten = !commit.rewritten.is_empty()
+            && self.query.nodes.iter().any(|node| commit.rewritten.contains(&node.table.name));
+        if rewritten || commit.schema_changed { Err(AdvanceError::HydrateInstead) } else { Ok(()) }
+    }
+
+    fn take(
+        &mut self,
+        version: &Version,
+        changes: &Changes,
+        read: &mut dyn Read,
+    ) -> Result<(QueryDelta, Vec<Activation>), AdvanceError> {
+        if changes.is_empty() {
+            self.version = Arc::clone(version);
+            return Ok((QueryDelta { version: Arc::clone(version), changes: Vec::new() }, Vec::new()));
+        }
+        let advance = Advance::new(&self.query, &self.plan, &self.nodes, changes, read);
+        let (delta, edits) = advance.run(version)?;
+        let activations = edit::apply(&mut self.nodes, edits);
+        self.version = Arc::clone(version);
+        Ok((delta, activations))
     }
 
     /// Replaces the state by a hydration's and tells the difference. Also for queries whose tables were rewritten.
-    pub fn rehydrated(&mut self, _hydration: &Hydration) -> QueryDelta {
-        unimplemented!()
+    pub fn rehydrated(&mut self, hydration: &Hydration) -> QueryDelta {
+        let before = self.counts();
+        let mut changes = Vec::new();
+        let mut after: Vec<FxHashSet<Packed>> = vec![FxHashSet::default(); self.plan.tables.len()];
+        for (table, row) in count_rows(&self.query, &self.plan, hydration) {
+            let AnswerRow { table: name, key, count, row } = row;
+            let packed = Packed::of(&key);
+            let was = before[table].get(&packed).copied().unwrap_or(0);
+            after[table].insert(packed);
+            // Contents are not kept: a row that was written since the graph's version may have changed.
+            let send = was == 0 || row.version > self.version;
+            if was != count || send {
+                changes.push(RowDelta { table: name, key, before: was, after: count, row: send.then_some(row) });
+            }
+        }
+        for (table, rows) in before.into_iter().enumerate() {
+            let name = &self.query.nodes[self.plan.tables[table].any].table.name;
+            for (key, was) in rows.into_iter().filter(|(key, _)| !after[table].contains(key)) {
+                changes.push(RowDelta { table: Arc::clone(name), key: key.unpack(), before: was, after: 0, row: None });
+            }
+        }
+        self.nodes = states(&self.query, &self.plan, hydration);
+        self.version = Arc::clone(&hydration.version);
+        QueryDelta { version: Arc::clone(&self.version), changes }
     }
 
     /// The answer as it is now, for a late subscriber. `read` stands at the version of the last commit.
-    pub fn rows(&self, _read: &mut dyn Read) -> Result<Vec<AnswerRow>, ReadError> {
-        unimplemented!()
+    pub fn rows(&self, read: &mut dyn Read) -> Result<Vec<AnswerRow>, ReadError> {
+        let mut rows = Vec::new();
+        for (table, counts) in self.counts().into_iter().enumerate() {
+            let any = self.plan.tables[table].any;
+            let definition = self.plan.tables[table].definition(&self.query);
+            let (keys, counts): (Vec<Key>, Vec<u32>) =
+                counts.into_iter().map(|(key, count)| (key.unpack(), count)).unzip();
+            let lookup = Lookup {
+                query: &self.query,
+                node: any,
+                columns: &definition.primary_key,
+                apply: Apply::Nothing,
+                after: None,
+                ordered: false,
+                limit: None,
+            };
+            read.lookup(&lookup, &keys, &mut |index, row| {
+                let (key, count) = (keys[index].clone(), counts[index]);
+                rows.push(AnswerRow { table: Arc::clone(&definition.name), key, count, row });
+            })?;
+        }
+        Ok(rows)
     }
 
-    /// The memory that the state takes, in bytes, roughly.
+    /// How many synced nodes hold each row, by table.
+    fn counts(&self) -> Vec<FxHashMap<Packed, u32>> {
+        let count = |table: &plan::TablePlan| {
+            let mut counts: FxHashMap<Packed, u32> = FxHashMap::default();
+            for group in table.synced.iter().flat_map(|&node| self.nodes[node].groups.values()) {
+                for key in group.members.keys() {
+                    *counts.entry(key.clone()).or_default() += 1;
+                }
+            }
+            counts
+        };
+        self.plan.tables.iter().map(count).collect()
+    }
+
+    /// The memory that the state takes, in bytes, roughly. Walks the state.
     pub fn state_bytes(&self) -> usize {
-        0
+        size_of::<Graph>() + self.nodes.iter().map(|node| size_of::<NodeState>() + node.bytes()).sum::<usize>()
+    }
+
+    /// The nodes and the sizes of their states. Walks the state.
+    pub fn describe(&self) -> Vec<NodeDescription> {
+        let describe = |(id, state): (NodeId, &NodeState)| {
+            let node = &self.query.nodes[id];
+            let columns = node.edge.iter().flat_map(|edge| &edge.child_columns);
+            NodeDescription {
+                node: id,
+                table: Arc::clone(&node.table.name),
+                role: node.role,
+                alias: Arc::clone(&node.alias),
+                group_columns: columns.map(|&column| Arc::clone(&node.table.columns[column].name)).collect(),
+                groups: state.groups.len(),
+                rows: state.rows(),
+                bytes: state.bytes(),
+            }
+        };
+        self.nodes.iter().enumerate().map(describe).collect()
+    }
+
+    /// A node's active groups: their values, how many parent rows have them, and the keys of their rows.
+    /// For explain and tests.
+    pub fn members(&self, node: NodeId) -> impl Iterator<Item = (Key, u32, Vec<Key>)> {
+        self.nodes[node]
+            .groups
+            .iter()
+            .map(|(values, group)| (values.unpack(), group.parents, group.members.keys().map(Packed::unpack).collect()))
+    }
+
+    /// The values of a node's active groups.
+    pub(crate) fn groups(&self, node: NodeId) -> impl Iterator<Item = &Packed> {
+        self.nodes[node].groups.keys()
     }
 }
 
 /// The answer that a hydration holds, with counts.
-pub fn hydrated_rows(_query: &Query, _hydration: &Hydration) -> Vec<AnswerRow> {
-    unimplemented!()
+pub fn hydrated_rows(query: &Query, hydration: &Hydration) -> Vec<AnswerRow> {
+    count_rows(query, &Plan::new(query), hydration).into_iter().map(|(_, row)| row).collect()
+}
+
+/// The rows of a hydration with the positions of their tables.
+fn count_rows(query: &Query, plan: &Plan, hydration: &Hydration) -> Vec<(usize, AnswerRow)> {
+    let mut rows: Vec<(usize, AnswerRow)> = Vec::new();
+    for (position, table) in plan.tables.iter().enumerate() {
+        let definition = table.definition(query);
+        let mut places: FxHashMap<Packed, usize> = FxHashMap::default();
+        for row in table.synced.iter().flat_map(|&node| &hydration.nodes[node]) {
+            let place = *places.entry(Packed::columns(row, &definition.primary_key)).or_insert_with(|| {
+                let (table, row) = (Arc::clone(&definition.name), Arc::clone(row));
+                rows.push((position, AnswerRow { table, key: row.key(&definition.primary_key), count: 0, row }));
+                rows.len() - 1
+            });
+            rows[place].1.count += 1;
+        }
+    }
+    rows
+}
+
+/// The state that a hydration leads to.
+fn states(query: &Query, plan: &Plan, hydration: &Hydration) -> Vec<NodeState> {
+    let mut states: Vec<NodeState> = Vec::with_capacity(query.nodes.len());
+    for (id, node) in query.nodes.iter().enumerate() {
+        let mut state = NodeState::default();
+        let keeps = plan.nodes[id].keeps;
+        let mut open = |group: Packed| {
+            let empty = || Group { parents: 0, members: Members::empty(keeps) };
+            state.groups.entry(group).or_insert_with(empty).parents += 1;
+        };
+        match &node.edge {
+            _ if !node.synced => {}
+            None => open(Packed::default()),
+            Some(edge) => {
+                let parents = hydration.nodes[edge.parent].iter();
+                parents.filter_map(|row| Packed::joining(row, &edge.parent_columns)).for_each(open);
+            }
+        }
+        for row in hydration.nodes[id].iter().filter(|_| node.synced) {
+            let group = NodeState::group_of(node, row).and_then(|group| state.groups.get_mut(&group));
+            debug_assert!(group.is_some(), "a hydrated row belongs to a parent row");
+            if let Some(group) = group
+                && (keeps != Keeps::Witnesses || group.members.len() < WITNESS_CAP)
+            {
+                group.members.insert(node, Packed::columns(row, &node.table.primary_key), row);
+            }
+        }
+        states.push(state);
+    }
+    states
 }

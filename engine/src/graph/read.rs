@@ -35,8 +35,6 @@ pub struct Lookup<'a> {
     pub apply: Apply,
     /// Only rows that come later than this in the node's order; a value per order column.
     pub after: Option<&'a [Value]>,
-    /// Only rows that come no later than this in the node's order; a value per order column.
-    pub until: Option<&'a [Value]>,
     /// Whether rows of one key must come in the node's order.
     pub ordered: bool,
     /// Most rows per key.

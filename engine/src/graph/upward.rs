@@ -1,0 +1,109 @@
+//! From changed rows of EXISTS nodes to the rows whose membership may depend on them.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::AdvanceError;
+use super::advance::Advance;
+use super::changes::Change;
+use super::filter::{Truth, simple_truth};
+use super::packed::Packed;
+use super::read::{Apply, Lookup};
+use crate::commit::{Key, StoredRow};
+use crate::query::{NodeId, Role};
+
+impl Advance<'_> {
+    /// Reads the rows of a node whose EXISTS were touched.
+    pub(super) fn lift(&mut self, id: NodeId) -> Result<(), AdvanceError> {
+        let (query, plan) = (self.query, self.plan);
+        let node = self.node(id);
+        if node.synced && node.role != Role::Exists && self.nodes[id].groups.is_empty() {
+            return Ok(());
+        }
+        let mut lifted: FxHashMap<Packed, Arc<StoredRow>> = FxHashMap::default();
+        for &exists in &plan.nodes[id].exists {
+            let Some(edge) = &query.nodes[exists].edge else { continue };
+            if self.touched[exists].is_empty() {
+                continue;
+            }
+            let keys: Vec<Key> = self.touched[exists].iter().map(Packed::unpack).collect();
+            let lookup = Lookup {
+                query,
+                node: id,
+                columns: &edge.parent_columns,
+                apply: Apply::Simple,
+                after: None,
+                ordered: false,
+                // One more than may be read shows that it was too many.
+                limit: Some(self.reads_left() + 1),
+            };
+            let mut rows = 0;
+            let key_columns = &node.table.primary_key;
+            self.read.lookup(&lookup, &keys, &mut |_, row| {
+                rows += 1;
+                lifted.insert(Packed::columns(&row, key_columns), row);
+            })?;
+            self.rows_read += rows + keys.len();
+            self.check_reads()?;
+        }
+        self.lifted[id] = lifted;
+        Ok(())
+    }
+
+    /// Collects the parent keys whose truth an EXISTS node may have changed.
+    pub(super) fn touch(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let (Role::Exists, Some(edge)) = (node.role, &node.edge) else { return };
+        let mut touched = std::mem::take(&mut self.touched[id]);
+        for change in self.changed(id).values() {
+            for row in self.contributions(id, change) {
+                touched.extend(Packed::joining(row, &edge.child_columns));
+            }
+        }
+        for row in self.lifted[id].values() {
+            touched.extend(Packed::joining(row, &edge.child_columns));
+        }
+        // A witness that this commit cannot have changed shows that the EXISTS held and holds.
+        touched.retain(|key| !self.surely_holds(id, key));
+        self.touched[id] = touched;
+    }
+
+    /// The images of a changed row that may decide an EXISTS differently than before.
+    fn contributions<'c>(&self, id: NodeId, change: &'c Change) -> impl Iterator<Item = &'c Arc<StoredRow>> {
+        let node = self.node(id);
+        let truth = |row: &Option<Arc<StoredRow>>| match row {
+            Some(row) => simple_truth(self.query, node, row),
+            None => Truth::False,
+        };
+        let (before, after) = (truth(&change.old), truth(&change.new));
+        let same = match (before, after) {
+            (Truth::False, Truth::False) => true,
+            (Truth::False, _) | (_, Truth::False) => false,
+            _ => match (&change.old, &change.new) {
+                // With the same relevant columns it contributes what it did, unless its own EXISTS were
+                // touched: then it was read as such.
+                (Some(old), Some(new)) if before == Truth::Open || after == Truth::Open => {
+                    self.plan.nodes[id].relevant.iter().all(|&column| old.values[column] == new.values[column])
+                }
+                (Some(old), Some(new)) => node.edge.as_ref().is_some_and(|edge| {
+                    edge.child_columns.iter().all(|&column| old.values[column] == new.values[column])
+                }),
+                _ => false,
+            },
+        };
+        let old = change.old.as_ref().filter(move |_| !same && before != Truth::False);
+        let new = change.new.as_ref().filter(move |_| !same && after != Truth::False);
+        old.into_iter().chain(new)
+    }
+
+    /// Whether the state shows that an EXISTS held before the commit and holds after it for this key.
+    fn surely_holds(&self, id: NodeId, key: &Packed) -> bool {
+        let Some(group) = self.nodes[id].groups.get(key) else { return false };
+        if self.plan.nodes[id].exists.iter().any(|&exists| !self.touched[exists].is_empty()) {
+            return false;
+        }
+        let changed = self.changed(id);
+        group.members.keys().any(|member| !changed.contains_key(member))
+    }
+}

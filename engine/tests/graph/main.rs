@@ -1,0 +1,7 @@
+//! Tests of the operator graph against an evaluation by brute force.
+
+mod build;
+mod check;
+mod memory;
+mod random;
+mod scenarios;

@@ -1,0 +1,1 @@
+//! Scenarios of the reference engine's tests, by their net effect.
