@@ -23,6 +23,7 @@ pub(crate) mod filter;
 pub(crate) mod packed;
 mod plan;
 pub mod read;
+mod replica_read;
 mod state;
 mod upward;
 mod window;
@@ -34,6 +35,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 pub use delta::{AnswerRow, DeltaComposer, QueryDelta, RowDelta};
 pub(crate) use edit::Activation;
 pub use read::{Read, ReadError};
+pub use replica_read::ReplicaRead;
 
 use advance::Advance;
 use changes::Changes;

@@ -1,0 +1,67 @@
+//! What a mailbox tells a client group.
+
+use std::sync::Arc;
+
+use engine::commit::Version;
+use engine::graph::{AnswerRow, QueryDelta};
+use engine::hydration::HydrateError;
+use zql_spec::schema::Schema;
+
+/// News for a client group, in an order that makes every event consistent with the ones before.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A query's first answer. Everything the mailbox said before stands at this version or an older one.
+    Hydrated {
+        /// The subscriber's name for the query.
+        query_id: Arc<str>,
+        /// The version of the answer.
+        version: Version,
+        /// The rows; shared by all that were told.
+        rows: Arc<[AnswerRow]>,
+    },
+    /// A query could not be answered; it is no longer subscribed.
+    HydrateFailed {
+        /// The subscriber's name for the query.
+        query_id: Arc<str>,
+        /// Why.
+        error: HydrateFailure,
+    },
+    /// Answers changed. Queries that are not listed stand at this version unchanged.
+    Advanced {
+        /// The version of all answers now.
+        version: Version,
+        /// The changes, at most one delta a query, none empty.
+        deltas: Vec<(Arc<str>, Arc<QueryDelta>)>,
+    },
+    /// The schema changed: no query is subscribed any more. Resolve them again and subscribe anew; the
+    /// client view record tells what changed.
+    SchemaChanged {
+        /// The version from which on the schema holds.
+        version: Version,
+        /// What queries can see now.
+        schema: Arc<Schema>,
+    },
+    /// The running queries failed and were dropped, this mailbox's among them: a bug, told in the log.
+    /// Subscribe anew.
+    Failed,
+}
+
+/// Why a query could not be answered, to be told to all that asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HydrateFailure {
+    /// The query or the data is at fault.
+    #[error("{0}")]
+    Query(Arc<str>),
+    /// The server is at fault.
+    #[error("{0}")]
+    Internal(Arc<str>),
+}
+
+impl From<HydrateError> for HydrateFailure {
+    fn from(error: HydrateError) -> Self {
+        match error {
+            HydrateError::Query(message) => HydrateFailure::Query(message.into()),
+            error => HydrateFailure::Internal(error.to_string().into()),
+        }
+    }
+}

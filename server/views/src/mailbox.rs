@@ -1,0 +1,226 @@
+//! A client group's mailbox.
+//!
+//! The sequencer posts, the group reads in order. Advances that wait are composed into one, per query, so
+//! a mailbox of a slow group is bounded by its subscriptions and the distinct rows that changed. Each
+//! subscription has a token; a post under a token that is gone is dropped, so nothing of a query arrives
+//! after it was unsubscribed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use engine::commit::Version;
+use engine::graph::{DeltaComposer, QueryDelta};
+use engine::query::Query;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+
+use crate::Views;
+use crate::event::Event;
+use crate::sequencer::Message;
+
+/// Names one subscription of one mailbox for all time.
+pub(crate) type Token = u64;
+
+static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+
+/// A client group's end of its mailbox. Dropping it ends all its subscriptions.
+pub struct Mailbox {
+    views: Views,
+    inbox: Arc<Inbox>,
+}
+
+impl Mailbox {
+    pub(crate) fn new(views: Views) -> Self {
+        Mailbox { views, inbox: Arc::default() }
+    }
+
+    /// Asks for a query's answer and its changes. The answer comes as [`Event::Hydrated`] or
+    /// [`Event::HydrateFailed`]. A subscription under the same name is replaced.
+    pub fn subscribe(&self, query_id: Arc<str>, query: Arc<Query>) {
+        let token = NEXT_TOKEN.fetch_add(1, Ordering::Relaxed);
+        self.unsubscribe(&query_id);
+        self.inbox.state.lock().subscriptions.insert(Arc::clone(&query_id), token);
+        let inbox = Arc::clone(&self.inbox);
+        self.views.queue().push(Message::Subscribe { inbox, query_id, token, query });
+    }
+
+    /// Ends a subscription; nothing of it arrives any more.
+    pub fn unsubscribe(&self, query_id: &str) {
+        let mut state = self.inbox.state.lock();
+        let Some(token) = state.subscriptions.remove(query_id) else { return };
+        state.forget(query_id);
+        drop(state);
+        self.views.queue().push(Message::Unsubscribe { token });
+    }
+
+    /// Waits for the next event. Cancel-safe.
+    pub async fn recv(&self) -> Event {
+        loop {
+            let posted = self.inbox.notify.notified();
+            if let Some(event) = self.try_recv() {
+                return event;
+            }
+            posted.await;
+        }
+    }
+
+    /// The next event, if there is one.
+    pub fn try_recv(&self) -> Option<Event> {
+        self.inbox.state.lock().take()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        let mut state = self.inbox.state.lock();
+        let tokens: Vec<Token> = state.subscriptions.drain().map(|(_, token)| token).collect();
+        state.waiting.clear();
+        drop(state);
+        for token in tokens {
+            self.views.queue().push(Message::Unsubscribe { token });
+        }
+    }
+}
+
+/// The shared side of a mailbox.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    notify: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Waiting>,
+    subscriptions: FxHashMap<Arc<str>, Token>,
+    /// Graphs of this mailbox that are being hydrated again. While there are any, nothing is handed out:
+    /// the answers do not stand at one version.
+    held: usize,
+}
+
+enum Waiting {
+    Event(Event),
+    Advances { version: Version, deltas: Vec<(Arc<str>, Composed)> },
+}
+
+/// One delta as it came, or several as one.
+enum Composed {
+    One(Arc<QueryDelta>),
+    Many(DeltaComposer),
+}
+
+impl Inbox {
+    /// Posts an event about one subscription. A failed subscription ends.
+    pub(crate) fn post(&self, token: Token, event: Event) {
+        let mut state = self.state.lock();
+        let query_id = match &event {
+            Event::Hydrated { query_id, .. } | Event::HydrateFailed { query_id, .. } => query_id,
+            Event::Advanced { .. } | Event::SchemaChanged { .. } | Event::Failed => return,
+        };
+        if state.subscriptions.get(query_id) != Some(&token) {
+            return;
+        }
+        if let Event::HydrateFailed { query_id, .. } = &event {
+            state.subscriptions.remove(query_id);
+        }
+        state.waiting.push_back(Waiting::Event(event));
+        drop(state);
+        self.notify.notify_one();
+    }
+
+    /// Posts an event about all subscriptions, which end with it.
+    pub(crate) fn post_end(&self, event: Event) {
+        let mut state = self.state.lock();
+        state.subscriptions.clear();
+        state.waiting.clear();
+        state.held = 0;
+        state.waiting.push_back(Waiting::Event(event));
+        drop(state);
+        self.notify.notify_one();
+    }
+
+    /// Posts a query's delta, composed with what waits.
+    pub(crate) fn advance(&self, token: Token, query_id: &Arc<str>, delta: &Arc<QueryDelta>) {
+        let mut state = self.state.lock();
+        if state.subscriptions.get(query_id) != Some(&token) {
+            return;
+        }
+        match state.waiting.back_mut() {
+            Some(Waiting::Advances { version, deltas }) => {
+                *version = Arc::clone(&delta.version);
+                match deltas.iter_mut().find(|(id, _)| id == query_id) {
+                    Some((_, Composed::Many(composer))) => composer.add(delta),
+                    Some((_, composed @ Composed::One(_))) => {
+                        if let Composed::One(first) = composed {
+                            let mut composer = DeltaComposer::new(first);
+                            composer.add(delta);
+                            *composed = Composed::Many(composer);
+                        }
+                    }
+                    None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
+                }
+            }
+            _ => state.waiting.push_back(Waiting::Advances {
+                version: Arc::clone(&delta.version),
+                deltas: vec![(Arc::clone(query_id), Composed::One(Arc::clone(delta)))],
+            }),
+        }
+        drop(state);
+        self.notify.notify_one();
+    }
+
+    /// Hands out nothing until [`Inbox::release`].
+    pub(crate) fn hold(&self) {
+        self.state.lock().held += 1;
+    }
+
+    /// Ends one hold.
+    pub(crate) fn release(&self) {
+        let mut state = self.state.lock();
+        state.held = state.held.saturating_sub(1);
+        drop(state);
+        self.notify.notify_one();
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Event> {
+        if self.held > 0 {
+            return None;
+        }
+        loop {
+            match self.waiting.pop_front()? {
+                Waiting::Event(event) => return Some(event),
+                Waiting::Advances { version, deltas } => {
+                    let deltas: Vec<_> = deltas
+                        .into_iter()
+                        .map(|(query_id, composed)| match composed {
+                            Composed::One(delta) => (query_id, delta),
+                            Composed::Many(composer) => (query_id, Arc::new(composer.finish())),
+                        })
+                        .filter(|(_, delta)| !delta.changes.is_empty())
+                        .collect();
+                    if !deltas.is_empty() {
+                        return Some(Event::Advanced { version, deltas });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops what waits about a query.
+    fn forget(&mut self, query_id: &str) {
+        self.waiting.retain_mut(|waiting| match waiting {
+            Waiting::Event(Event::Hydrated { query_id: id, .. } | Event::HydrateFailed { query_id: id, .. }) => {
+                **id != *query_id
+            }
+            Waiting::Event(_) => true,
+            Waiting::Advances { deltas, .. } => {
+                deltas.retain(|(id, _)| **id != *query_id);
+                !deltas.is_empty()
+            }
+        });
+    }
+}

@@ -1,0 +1,133 @@
+//! The threads that hydrate.
+//!
+//! A job pins the newest version when it starts, not when it is asked for, so that waiting jobs hold no
+//! version. What a worker can prepare (the graph's state, the list of rows) it does, so that the sequencer
+//! only installs it. A hydration that panics fails its own query.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use engine::catalogue::GraphId;
+use engine::commit::Version;
+use engine::graph::{AnswerRow, Graph, hydrated_rows};
+use engine::hydration::{Hydrate, Hydration};
+use engine::query::Query;
+use engine::replica::{Replica, Snapshot};
+use parking_lot::Mutex;
+
+use crate::Options;
+use crate::event::HydrateFailure;
+use crate::recent::Recent;
+use crate::sequencer::{Message, Queue};
+
+/// A hydration to do.
+pub(crate) struct Job {
+    pub(crate) target: Target,
+    pub(crate) query: Arc<Query>,
+    /// Set when nobody wants the answer any more.
+    pub(crate) cancelled: Arc<AtomicBool>,
+}
+
+/// What a hydration is for.
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// A graph that does not exist yet, by the query's key.
+    New(Arc<str>),
+    /// A graph that was set aside.
+    Again(GraphId),
+}
+
+/// A finished job.
+pub(crate) struct Done {
+    pub(crate) target: Target,
+    /// The version read; `None` if none could be pinned.
+    pub(crate) version: Option<Version>,
+    pub(crate) result: Result<Prepared, HydrateFailure>,
+}
+
+/// What a worker prepared for the sequencer.
+pub(crate) enum Prepared {
+    New { graph: Box<Graph>, rows: Vec<AnswerRow> },
+    Again(Hydration),
+}
+
+/// Starts the pool. It ends when the returned sender is dropped.
+pub(crate) fn start(
+    options: &Options,
+    replica: &Arc<Replica>,
+    hydrator: Arc<dyn Hydrate<Snapshot>>,
+    recent: &Arc<Recent>,
+    queue: &Arc<Queue>,
+) -> std::io::Result<Sender<Job>> {
+    let (sender, receiver) = channel();
+    let worker = Arc::new(Worker {
+        jobs: Mutex::new(receiver),
+        replica: Arc::clone(replica),
+        hydrator,
+        recent: Arc::clone(recent),
+        queue: Arc::clone(queue),
+    });
+    for number in 0..options.hydration_threads.get() {
+        let worker = Arc::clone(&worker);
+        std::thread::Builder::new().name(format!("hydrate-{number}")).spawn(move || worker.run())?;
+    }
+    Ok(sender)
+}
+
+struct Worker {
+    jobs: Mutex<Receiver<Job>>,
+    replica: Arc<Replica>,
+    hydrator: Arc<dyn Hydrate<Snapshot>>,
+    recent: Arc<Recent>,
+    queue: Arc<Queue>,
+}
+
+impl Worker {
+    fn run(&self) {
+        loop {
+            let Ok(job) = self.jobs.lock().recv() else { return };
+            if job.cancelled.load(Ordering::Relaxed) {
+                self.queue.push(Message::Cancelled);
+                continue;
+            }
+            let done = self.hydrate(&job);
+            self.queue.push(Message::Done(done));
+        }
+    }
+
+    fn hydrate(&self, job: &Job) -> Done {
+        let snapshot = match self.recent.pin(&self.replica) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let error = HydrateFailure::Internal(error.to_string().into());
+                return Done { target: job.target.clone(), version: None, result: Err(error) };
+            }
+        };
+        let hydrate = || -> Result<Prepared, HydrateFailure> {
+            let hydration = self.hydrator.hydrate(&job.query, &snapshot)?;
+            Ok(match job.target {
+                Target::Again(_) => Prepared::Again(hydration),
+                Target::New(_) => Prepared::New {
+                    graph: Box::new(Graph::new(Arc::clone(&job.query), &hydration)),
+                    rows: hydrated_rows(&job.query, &hydration),
+                },
+            })
+        };
+        let result = catch_unwind(AssertUnwindSafe(hydrate)).unwrap_or_else(|panic| {
+            let message = panic_message(&*panic);
+            tracing::error!(message, "a hydration panicked");
+            Err(HydrateFailure::Internal(format!("internal error: {message}").into()))
+        });
+        Done { target: job.target.clone(), version: Some(Arc::clone(&snapshot.version)), result }
+    }
+}
+
+/// The text of a panic.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    match panic.downcast_ref::<&str>() {
+        Some(message) => message,
+        None => panic.downcast_ref::<String>().map_or("a panic without a message", String::as_str),
+    }
+}
