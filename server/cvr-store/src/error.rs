@@ -13,10 +13,14 @@ pub enum StoreError {
     /// Error kind `SchemaVersionNotSupported`.
     #[error("{0}")]
     SchemaVersionNotSupported(String),
-    /// Error kind `Internal`: Postgres failed or refused. Trying again later may work; the group's record in
-    /// memory is to be dropped and loaded again.
+    /// Error kind `Internal`: Postgres cannot be reached, is shutting down or out of resources. Trying again later
+    /// may work; whether a flush took place is not known, so the group's record is to be loaded again.
     #[error("{0}")]
     Postgres(String),
+    /// Error kind `Internal`: Postgres does not take what was to be written, or what it holds is not what servers
+    /// write. Trying the same again will fail again.
+    #[error("{0}")]
+    Refused(String),
     /// The database cannot be used with this version of the server at all. Fatal at start.
     #[error("{0}")]
     Unsupported(String),
@@ -47,10 +51,14 @@ pub enum Rehome {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        StoreError::Postgres(match error.as_db_error() {
-            Some(error) => error.to_string(),
-            None => describe(&error),
-        })
+        match error.as_db_error() {
+            // Classes of errors about data and statements; all others are about circumstances.
+            Some(refusal) if ["0A", "22", "23", "42", "54"].contains(&&refusal.code().code()[..2]) => {
+                StoreError::Refused(refusal.to_string())
+            }
+            Some(failure) => StoreError::Postgres(failure.to_string()),
+            None => StoreError::Postgres(describe(&error)),
+        }
     }
 }
 

@@ -14,11 +14,26 @@ use cvr::flush::Flush;
 use cvr::patch::{QueryPatch, RowPatch};
 use cvr::record::Cvr;
 use cvr::row::{QueryId, Rows};
+use deadpool_postgres::Pool;
+use tokio::sync::{mpsc, oneshot};
 use zql_spec::version::CvrVersion;
 
+pub mod behind;
 pub mod error;
+pub mod load;
+pub mod purge;
+pub mod schema;
+pub mod writer;
+
+mod batch;
+mod catch_up;
+mod connection;
 
 pub use error::{Rehome, StoreError};
+
+use behind::Waiting;
+use connection::Connections;
+use writer::{Counters, Job, Writer};
 
 /// Where records are kept and who keeps them.
 #[derive(Clone, Debug)]
@@ -56,56 +71,143 @@ pub struct CaughtUp {
 /// The records in Postgres. Copies share one writer.
 #[derive(Clone, Debug)]
 pub struct Store {
-    options: Arc<Options>,
+    inner: Arc<Inner>,
 }
 
-fn unfinished<T>() -> Result<T, StoreError> {
-    Err(StoreError::Unsupported("the store does not serve this yet".to_owned()))
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    connections: Arc<Connections>,
+    load: load::Statements,
+    catch_up: String,
+    touch: String,
+    jobs: mpsc::Sender<Job>,
+    waiting: Arc<Waiting>,
+    counters: Arc<Counters>,
+    behind: tokio::task::AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The writer ends with its queue; who writes behind would wait for ever.
+        self.behind.abort();
+    }
 }
 
 impl Store {
-    /// Creates or migrates the tables and starts writing. Needs a Tokio runtime.
-    pub async fn open(_pool: deadpool_postgres::Pool, options: Options) -> Result<Store, StoreError> {
-        Ok(Store { options: Arc::new(options) })
+    /// Creates or migrates the tables and starts writing. Needs a Tokio runtime. Keeps two connections of its own
+    /// beside those of the pool.
+    pub async fn open(pool: Pool, options: Options) -> Result<Store, StoreError> {
+        let mut client = pool.get().await?;
+        schema::migrate(&mut client, &options.schema).await?;
+        drop(client);
+        let schema = schema::quote(&options.schema);
+        let waiting = Arc::new(Waiting::default());
+        let counters = Arc::new(Counters::default());
+        let (jobs, receiver) = mpsc::channel(writer::QUEUE);
+        let load = load::Statements::new(&schema);
+        let catch_up = catch_up::statement(&schema);
+        let touch = format!(
+            r#"UPDATE {schema}."instances" SET "lastActive" = to_timestamp($2::float8 / 1000), "ttlClock" = $3
+               WHERE "clientGroupID" = $1"#
+        );
+        let connections = Arc::new(Connections { pool, schema });
+        let writer = Writer {
+            jobs: receiver,
+            connections: Arc::clone(&connections),
+            waiting: Arc::clone(&waiting),
+            counters: Arc::clone(&counters),
+            task_id: options.task_id.clone(),
+        };
+        tokio::spawn(writer.run());
+        let behind = tokio::spawn(behind::run(Arc::clone(&waiting), Arc::clone(&connections))).abort_handle();
+        let inner = Inner { options, connections, load, catch_up, touch, jobs, waiting, counters, behind };
+        Ok(Store { inner: Arc::new(inner) })
     }
 
     /// Who keeps records here.
     pub fn options(&self) -> &Options {
-        &self.options
+        &self.inner.options
+    }
+
+    /// What was written since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// Reads a group's record (a new one if there is none), claiming it for this server if another one owns it
     /// since before `last_connect_time` (ms since the epoch). Waits for rows that are still being written, a few
-    /// seconds at most.
-    pub async fn load(&self, _group: &str, _last_connect_time: f64) -> Result<Cvr, StoreError> {
-        unfinished()
+    /// seconds at most where another server writes them.
+    pub async fn load(&self, group: &str, last_connect_time: f64) -> Result<Cvr, StoreError> {
+        let inner = &self.inner;
+        inner.waiting.forget_failure(group);
+        inner.waiting.settled(Some(group)).await?;
+        let mut attempt = 1;
+        loop {
+            let client = inner.connections.pool.get().await?;
+            let found = load::record(&client, &inner.load, group, &inner.options.task_id, last_connect_time).await?;
+            drop(client);
+            match found {
+                load::Found::Record(cvr) => return Ok(*cvr),
+                load::Found::Behind(version, rows_version) if attempt >= load::MAX_LOAD_ATTEMPTS => {
+                    return Err(StoreError::ClientNotFound(format!(
+                        "max attempts exceeded waiting for CVR@{version} to catch up from {rows_version}"
+                    )));
+                }
+                load::Found::Behind(..) => tokio::time::sleep(load::LOAD_INTERVAL).await,
+            }
+            attempt += 1;
+        }
     }
 
-    /// Reads the rows that a group's clients hold.
-    pub async fn load_rows(&self, _cvr: &Cvr) -> Result<Rows, StoreError> {
-        unfinished()
+    /// Reads the rows that a group's clients hold. Call it with a record just loaded, or after
+    /// [`Store::rows_written`].
+    pub async fn load_rows(&self, cvr: &Cvr) -> Result<Rows, StoreError> {
+        if !cvr.stored {
+            return Ok(Rows::default());
+        }
+        let client = self.inner.connections.pool.get().await?;
+        load::rows(&client, &self.inner.load, &cvr.group).await
     }
 
-    /// Writes what an update changed, all or nothing. Big row sets follow behind.
-    pub async fn flush(&self, _flush: Arc<Flush>) -> Result<(), StoreError> {
-        unfinished()
+    /// Writes what an update changed, all or nothing. Big row sets follow behind. Once it was called, the flush may
+    /// take place even if the future is dropped.
+    pub async fn flush(&self, flush: Arc<Flush>) -> Result<(), StoreError> {
+        let closed = || StoreError::Postgres("the server is stopping".to_owned());
+        let (done, outcome) = oneshot::channel();
+        self.inner.jobs.send(Job::Flush(flush, done)).await.map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
     }
 
     /// Reads what happened between two versions.
-    pub async fn catch_up(&self, _range: Range) -> Result<CaughtUp, StoreError> {
-        unfinished()
+    pub async fn catch_up(&self, range: Range) -> Result<CaughtUp, StoreError> {
+        if range.after.as_ref().is_some_and(|after| *after >= range.up_to) {
+            return Ok(CaughtUp::default());
+        }
+        self.inner.waiting.settled(Some(&range.group)).await?;
+        let client = self.inner.connections.pool.get().await?;
+        catch_up::read(&client, &self.inner.catch_up, &range).await
     }
 
     /// Waits until the rows of earlier flushes of a group are written.
-    pub async fn rows_written(&self, _group: &str) -> Result<(), StoreError> {
-        unfinished()
+    pub async fn rows_written(&self, group: &str) -> Result<(), StoreError> {
+        self.inner.waiting.settled(Some(group)).await
     }
 
     /// Notes that a group is alive (ms since the epoch) and its TTL clock (ms), whoever owns it.
-    pub async fn touch(&self, _group: &str, _last_active: f64, _ttl_clock: f64) -> Result<(), StoreError> {
-        unfinished()
+    pub async fn touch(&self, group: &str, last_active: f64, ttl_clock: f64) -> Result<(), StoreError> {
+        let client = self.inner.connections.pool.get().await?;
+        let statement = client.prepare_cached(&self.inner.touch).await?;
+        client.execute(&statement, &[&group, &last_active, &ttl_clock]).await?;
+        Ok(())
     }
 
-    /// Writes what is waiting and stops.
-    pub async fn close(&self) {}
+    /// Writes what is waiting, rows included, and stops. Later flushes fail.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.inner.jobs.send(Job::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+        let _ = self.inner.waiting.settled(None).await;
+    }
 }

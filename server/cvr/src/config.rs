@@ -70,7 +70,7 @@ impl ConfigUpdate {
             }
             None => {
                 self.draft.cvr.client_schema = Some(Arc::clone(schema));
-                self.draft.instance_changed = true;
+                self.draft.identity_changed = true;
                 Ok(())
             }
         }
@@ -80,7 +80,7 @@ impl ConfigUpdate {
     pub fn set_profile_id(&mut self, profile_id: &str) {
         if self.draft.cvr.profile_id.as_deref() != Some(profile_id) {
             self.draft.cvr.profile_id = Some(profile_id.into());
-            self.draft.instance_changed = true;
+            self.draft.identity_changed = true;
         }
     }
 
@@ -192,15 +192,16 @@ impl ConfigUpdate {
                         query.clients.remove(client);
                     }
                 }
-                self.draft.write_desire(DesireWrite {
-                    client: Arc::clone(client),
-                    query: Arc::clone(id),
-                    patch_version: version,
-                    deleted: true,
-                    ttl,
-                    inactivated_at,
-                });
             }
+            // Also of a query that was removed meanwhile: its tombstone still has the desire.
+            self.draft.write_desire(DesireWrite {
+                client: Arc::clone(client),
+                query: Arc::clone(id),
+                patch_version: version,
+                deleted: true,
+                ttl,
+                inactivated_at,
+            });
             self.patch(client, id, false);
         }
     }

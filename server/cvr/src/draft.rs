@@ -17,7 +17,7 @@ pub(crate) struct Draft {
     pub(crate) cvr: Cvr,
     /// `cvr.version`, shared by everything that happens at it.
     version: Arc<CvrVersion>,
-    pub(crate) instance_changed: bool,
+    pub(crate) identity_changed: bool,
     pub(crate) new_clients: Vec<Arc<str>>,
     pub(crate) deleted_clients: Vec<Arc<str>>,
     changed_queries: IndexSet<QueryId, FxBuildHasher>,
@@ -31,7 +31,7 @@ impl Draft {
             original: cvr.clone(),
             cvr: cvr.clone(),
             version: Arc::new(cvr.version.clone()),
-            instance_changed: !cvr.stored,
+            identity_changed: !cvr.stored,
             new_clients: Vec::new(),
             deleted_clients: Vec::new(),
             changed_queries: IndexSet::default(),
@@ -94,7 +94,7 @@ impl Draft {
     /// stays what it was, version and times included.
     pub(crate) fn finish(mut self, rows: Vec<RowWrite>, times: FlushTimes) -> Option<Arc<Flush>> {
         let nothing = rows.is_empty()
-            && !self.instance_changed
+            && !self.identity_changed
             && self.new_clients.is_empty()
             && self.deleted_clients.is_empty()
             && self.changed_queries.is_empty()
@@ -114,6 +114,7 @@ impl Draft {
         Some(Arc::new(Flush {
             expected: self.original.version,
             first: !self.original.stored,
+            identity_changed: self.identity_changed,
             last_connect_time: times.last_connect_time,
             cvr: self.cvr,
             new_clients: self.new_clients,

@@ -29,6 +29,8 @@ pub struct Flush {
     pub expected: CvrVersion,
     /// Whether the store had no record of the group when this one was made.
     pub first: bool,
+    /// Whether client schema or profile are to be written: rare, and the schema is big.
+    pub identity_changed: bool,
     /// The record from now on.
     pub cvr: Cvr,
     /// When a client last connected here, in ms since the epoch.

@@ -1,0 +1,484 @@
+//! The statement that writes the flushes of many groups.
+//!
+//! One statement is one transaction and one round trip: it takes the lock on each group's instance by updating it,
+//! if the group is still at the expected version and nobody else owns it, and writes clients, queries, desires and
+//! rows only of the groups whose update took place. So a group that may not be written costs the others nothing, and
+//! nothing has to be rolled back. Parameters are arrays, a column each; a row names its group by position.
+//!
+//! A [`Kind::Rows`] statement leaves out what only clients' messages change: nearly all flushes come from
+//! commits upstream, and Postgres sets up every part of a statement whether it has rows or not.
+
+use std::sync::Arc;
+
+use cvr::flush::{Flush, RowWrite};
+use cvr::record::Body;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
+
+use crate::load::ISO;
+use crate::{Rehome, StoreError};
+
+/// Which tables a batch writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Instances and rows.
+    Rows,
+    /// All.
+    All,
+}
+
+/// Prepared statements of one connection.
+pub(crate) struct Statements {
+    rows: Statement,
+    all: Statement,
+    behind: Statement,
+    refusals: Statement,
+}
+
+impl Statements {
+    pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, StoreError> {
+        Ok(Statements {
+            rows: client.prepare(&flush_sql(schema, Kind::Rows)).await?,
+            all: client.prepare(&flush_sql(schema, Kind::All)).await?,
+            behind: client.prepare(&behind_sql(schema)).await?,
+            refusals: client.prepare(&refusals_sql(schema)).await?,
+        })
+    }
+}
+
+/// A flush to write, and whether its rows are written with it or behind it.
+pub(crate) struct Entry<'a> {
+    pub(crate) flush: &'a Arc<Flush>,
+    pub(crate) with_rows: bool,
+}
+
+/// Writes a batch; the outcome of each flush in order. `Err` means that nothing is known to be written.
+///
+/// A group must occur only once: Postgres would see only one of its updates.
+pub(crate) async fn write(
+    client: &Client,
+    statements: &Statements,
+    task_id: &str,
+    entries: &[Entry<'_>],
+) -> Result<Vec<Result<(), Rehome>>, StoreError> {
+    let instances = Instances::new(entries);
+    let rows = RowArrays::new(
+        entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.with_rows)
+            .flat_map(|(group, entry)| entry.flush.rows.iter().map(move |row| (group, row))),
+    );
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&task_id];
+    instances.push(&mut parameters);
+    rows.push(&mut parameters);
+    let config = Config::new(entries);
+    let statement = match &config {
+        Some(config) => {
+            config.push(&mut parameters);
+            &statements.all
+        }
+        None => &statements.rows,
+    };
+    let mut outcomes: Vec<Result<(), Rehome>> =
+        vec![Err(Rehome::ConcurrentModification { expected: String::new(), actual: String::new() }); entries.len()];
+    let mut written = 0;
+    for row in client.query(statement, &parameters).await? {
+        let position: i64 = row.try_get(0)?;
+        if let Some(outcome) = usize::try_from(position - 1).ok().and_then(|index| outcomes.get_mut(index)) {
+            *outcome = Ok(());
+            written += 1;
+        }
+    }
+    if written < entries.len() {
+        explain(client, statements, task_id, entries, &mut outcomes).await?;
+    }
+    Ok(outcomes)
+}
+
+/// Finds out why groups were not written.
+async fn explain(
+    client: &Client,
+    statements: &Statements,
+    task_id: &str,
+    entries: &[Entry<'_>],
+    outcomes: &mut [Result<(), Rehome>],
+) -> Result<(), StoreError> {
+    let refused: Vec<usize> = (0..entries.len()).filter(|&index| outcomes[index].is_err()).collect();
+    let groups: Vec<&str> = refused.iter().map(|&index| &*entries[index].flush.cvr.group).collect();
+    let times: Vec<f64> = refused.iter().map(|&index| entries[index].flush.last_connect_time).collect();
+    for (index, row) in refused.iter().zip(client.query(&statements.refusals, &[&task_id, &groups, &times]).await?) {
+        let foreign: bool = row.try_get(1)?;
+        outcomes[*index] = Err(if foreign {
+            Rehome::Ownership {
+                owner: row.try_get::<_, Option<String>>(2)?.unwrap_or_else(|| "null".to_owned()),
+                granted_at: row.try_get::<_, Option<String>>(3)?.unwrap_or_default(),
+                last_connect_time: row.try_get::<_, Option<String>>(4)?.unwrap_or_default(),
+            }
+        } else {
+            Rehome::ConcurrentModification {
+                expected: entries[*index].flush.expected.to_string(),
+                actual: row.try_get::<_, Option<String>>(0)?.unwrap_or_else(|| "00".to_owned()),
+            }
+        });
+    }
+    Ok(())
+}
+
+/// A part of a group's rows to write behind its poke.
+pub(crate) struct Behind<'a> {
+    pub(crate) group: &'a str,
+    /// The record's version, if these are the last rows up to it.
+    pub(crate) complete: Option<String>,
+    pub(crate) rows: &'a [RowWrite],
+}
+
+/// Writes rows behind pokes. Not tied to owner or version: committing the record granted the right.
+pub(crate) async fn write_behind(
+    client: &Client,
+    statements: &Statements,
+    parts: &[Behind<'_>],
+) -> Result<(), StoreError> {
+    let groups: Vec<&str> = parts.iter().map(|part| part.group).collect();
+    let versions: Vec<Option<&str>> = parts.iter().map(|part| part.complete.as_deref()).collect();
+    let rows = RowArrays::new(
+        parts.iter().enumerate().flat_map(|(group, part)| part.rows.iter().map(move |row| (group, row))),
+    );
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&groups, &versions];
+    rows.push(&mut parameters);
+    client.execute(&statements.behind, &parameters).await?;
+    Ok(())
+}
+
+struct Instances<'a> {
+    group: Vec<&'a str>,
+    expected: Vec<String>,
+    version: Vec<String>,
+    last_active: Vec<f64>,
+    ttl_clock: Vec<f64>,
+    replica_version: Vec<Option<&'a str>>,
+    last_connect_time: Vec<f64>,
+    with_rows: Vec<bool>,
+    first: Vec<bool>,
+    identity: Vec<bool>,
+    client_schema: Vec<Option<String>>,
+    profile_id: Vec<Option<&'a str>>,
+}
+
+impl<'a> Instances<'a> {
+    fn new(entries: &'a [Entry<'a>]) -> Self {
+        let flushes = || entries.iter().map(|entry| &**entry.flush);
+        let identity = |flush: &Flush| flush.first || flush.identity_changed;
+        Instances {
+            group: flushes().map(|flush| &*flush.cvr.group).collect(),
+            expected: flushes().map(|flush| flush.expected.to_string()).collect(),
+            version: flushes().map(|flush| flush.cvr.version.to_string()).collect(),
+            last_active: flushes().map(|flush| flush.cvr.last_active).collect(),
+            ttl_clock: flushes().map(|flush| flush.cvr.ttl_clock).collect(),
+            replica_version: flushes().map(|flush| flush.cvr.replica_version.as_deref()).collect(),
+            last_connect_time: flushes().map(|flush| flush.last_connect_time).collect(),
+            with_rows: entries.iter().map(|entry| entry.with_rows).collect(),
+            first: flushes().map(|flush| flush.first).collect(),
+            identity: flushes().map(identity).collect(),
+            client_schema: flushes()
+                .map(|flush| flush.cvr.client_schema.as_ref().filter(|_| identity(flush)).map(ToString::to_string))
+                .collect(),
+            profile_id: flushes().map(|flush| flush.cvr.profile_id.as_deref().filter(|_| identity(flush))).collect(),
+        }
+    }
+
+    fn push<'b>(&'b self, to: &mut Vec<&'b (dyn ToSql + Sync)>) {
+        to.extend([
+            &self.group as &(dyn ToSql + Sync),
+            &self.expected,
+            &self.version,
+            &self.last_active,
+            &self.ttl_clock,
+            &self.replica_version,
+            &self.last_connect_time,
+            &self.with_rows,
+            &self.first,
+            &self.identity,
+            &self.client_schema,
+            &self.profile_id,
+        ]);
+    }
+}
+
+#[derive(Default)]
+struct RowArrays<'a> {
+    group: Vec<i32>,
+    table: Vec<&'a str>,
+    row_key: Vec<String>,
+    row_version: Vec<&'a str>,
+    patch_version: Vec<String>,
+    ref_counts: Vec<Option<String>>,
+}
+
+/// Groups are named by their position in the batch, from 1 as Postgres counts. Batches are far smaller than `i32`.
+fn position(index: usize) -> i32 {
+    i32::try_from(index + 1).unwrap_or(i32::MAX)
+}
+
+impl<'a> RowArrays<'a> {
+    fn new(rows: impl Iterator<Item = (usize, &'a RowWrite)>) -> Self {
+        let mut arrays = RowArrays::default();
+        for (group, write) in rows {
+            arrays.group.push(position(group));
+            arrays.table.push(write.row.table());
+            arrays.row_key.push(write.row.to_json());
+            arrays.row_version.push(&write.row_version);
+            arrays.patch_version.push(write.patch_version.to_string());
+            arrays.ref_counts.push(write.ref_counts.as_ref().map(|counts| {
+                let mut text = String::new();
+                counts.write_json(&mut text);
+                text
+            }));
+        }
+        arrays
+    }
+
+    fn push<'b>(&'b self, to: &mut Vec<&'b (dyn ToSql + Sync)>) {
+        to.extend([
+            &self.group as &(dyn ToSql + Sync),
+            &self.table,
+            &self.row_key,
+            &self.row_version,
+            &self.patch_version,
+            &self.ref_counts,
+        ]);
+    }
+}
+
+/// Clients, queries and desires of a batch.
+#[derive(Default)]
+struct Config<'a> {
+    new_clients: (Vec<i32>, Vec<&'a str>),
+    deleted_clients: (Vec<i32>, Vec<&'a str>),
+    query_group: Vec<i32>,
+    query: Vec<&'a str>,
+    ast: Vec<Option<&'a str>>,
+    name: Vec<Option<&'a str>>,
+    args: Vec<Option<&'a str>>,
+    query_version: Vec<Option<String>>,
+    hash: Vec<Option<&'a str>>,
+    hash_version: Vec<Option<String>>,
+    internal: Vec<Option<bool>>,
+    query_deleted: Vec<bool>,
+    desire_group: Vec<i32>,
+    desire_client: Vec<&'a str>,
+    desire_query: Vec<&'a str>,
+    desire_version: Vec<String>,
+    desire_deleted: Vec<bool>,
+    ttl: Vec<f64>,
+    inactivated_at: Vec<Option<f64>>,
+}
+
+impl<'a> Config<'a> {
+    /// `None` if no flush of the batch needs the statement that writes these.
+    fn new(entries: &'a [Entry<'a>]) -> Option<Self> {
+        let mut config = Config::default();
+        let mut needed = false;
+        for (index, entry) in entries.iter().enumerate() {
+            let flush = entry.flush;
+            let group = position(index);
+            needed |= flush.first || flush.identity_changed;
+            for client in &flush.new_clients {
+                config.new_clients.0.push(group);
+                config.new_clients.1.push(client);
+            }
+            for client in &flush.deleted_clients {
+                config.deleted_clients.0.push(group);
+                config.deleted_clients.1.push(client);
+            }
+            for write in &flush.queries {
+                let query = &write.query;
+                let (ast, name, args): (Option<&str>, Option<&str>, Option<&str>) = match &query.body {
+                    Body::Ast(ast) | Body::Internal(ast) => (Some(ast), None, None),
+                    Body::Custom { name, args } => (None, Some(name), Some(args)),
+                };
+                config.query_group.push(group);
+                config.query.push(&write.id);
+                config.ast.push(ast);
+                config.name.push(name);
+                config.args.push(args);
+                config.query_version.push(query.patch_version.as_ref().map(ToString::to_string));
+                config.hash.push(query.transformation_hash.as_deref());
+                config.hash_version.push(query.transformation_version.as_ref().map(ToString::to_string));
+                config.internal.push(query.body.is_internal().then_some(true));
+                config.query_deleted.push(write.deleted);
+            }
+            for write in &flush.desires {
+                config.desire_group.push(group);
+                config.desire_client.push(&write.client);
+                config.desire_query.push(&write.query);
+                config.desire_version.push(write.patch_version.to_string());
+                config.desire_deleted.push(write.deleted);
+                config.ttl.push(write.ttl);
+                config.inactivated_at.push(write.inactivated_at);
+            }
+        }
+        needed |= !(config.new_clients.0.is_empty()
+            && config.deleted_clients.0.is_empty()
+            && config.query_group.is_empty()
+            && config.desire_group.is_empty());
+        needed.then_some(config)
+    }
+
+    fn push<'b>(&'b self, to: &mut Vec<&'b (dyn ToSql + Sync)>) {
+        to.extend([
+            &self.new_clients.0 as &(dyn ToSql + Sync),
+            &self.new_clients.1,
+            &self.deleted_clients.0,
+            &self.deleted_clients.1,
+            &self.query_group,
+            &self.query,
+            &self.ast,
+            &self.name,
+            &self.args,
+            &self.query_version,
+            &self.hash,
+            &self.hash_version,
+            &self.internal,
+            &self.query_deleted,
+            &self.desire_group,
+            &self.desire_client,
+            &self.desire_query,
+            &self.desire_version,
+            &self.desire_deleted,
+            &self.ttl,
+            &self.inactivated_at,
+        ]);
+    }
+}
+
+const UPSERT_ROWS: &str = r#"ON CONFLICT ("clientGroupID", "schema", "table", "rowKey") DO UPDATE SET
+    "rowVersion" = excluded."rowVersion", "patchVersion" = excluded."patchVersion", "refCounts" = excluded."refCounts""#;
+
+/// `lastActive` decides about purging after days. Moving it at most once a minute keeps most updates of instances
+/// off their indexes (a heap-only tuple), which is half of their cost.
+fn flush_sql(schema: &str, kind: Kind) -> String {
+    let identity = match kind {
+        Kind::Rows => String::new(),
+        Kind::All => {
+            r#", "clientSchema" = CASE WHEN input.identity THEN input.client_schema::jsonb ELSE i."clientSchema" END,
+            "profileID" = CASE WHEN input.identity THEN input.profile_id ELSE i."profileID" END"#
+                .to_owned()
+        }
+    };
+    let mut sql = format!(
+        r#"WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::float8[], $6::float8[], $7::text[], $8::float8[],
+        $9::bool[], $10::bool[], $11::bool[], $12::text[], $13::text[]) WITH ORDINALITY AS t (id, expected,
+        version, last_active, ttl_clock, replica_version, connect_time, with_rows, first, identity, client_schema,
+        profile_id, n)
+), updated AS (
+    UPDATE {schema}."instances" i SET "version" = input.version, "ttlClock" = input.ttl_clock,
+        "lastActive" = CASE
+            WHEN abs(extract(epoch FROM i."lastActive") * 1000 - input.last_active) < 60000 AND i."version" <> '00'
+            THEN i."lastActive" ELSE to_timestamp(input.last_active / 1000) END,
+        "replicaVersion" = input.replica_version, "owner" = $1::text,
+        "grantedAt" = to_timestamp(input.connect_time / 1000){identity}
+    FROM input
+    WHERE i."clientGroupID" = input.id AND i."version" = input.expected
+        AND (i."owner" IS NOT DISTINCT FROM $1::text
+            OR coalesce((extract(epoch FROM i."grantedAt") * 1000)::float8, 0) <= input.connect_time)
+    RETURNING input.n
+), inserted AS (
+    INSERT INTO {schema}."instances" ("clientGroupID", "version", "lastActive", "ttlClock", "replicaVersion", "owner",
+        "grantedAt", "clientSchema", "profileID")
+    SELECT id, version, to_timestamp(last_active / 1000), ttl_clock, replica_version, $1::text,
+        to_timestamp(connect_time / 1000), client_schema::jsonb, profile_id
+    FROM input WHERE first
+    ON CONFLICT DO NOTHING
+    RETURNING "clientGroupID"
+), written AS MATERIALIZED (
+    SELECT n FROM updated UNION ALL
+    SELECT n FROM input WHERE first AND id IN (SELECT "clientGroupID" FROM inserted)
+), ids AS MATERIALIZED (
+    SELECT array_agg(CASE WHEN n IN (SELECT n FROM written) THEN id END ORDER BY n) AS ids FROM input
+), rows_version AS (
+    INSERT INTO {schema}."rowsVersion" ("clientGroupID", "version")
+    SELECT id, version FROM input WHERE with_rows AND n IN (SELECT n FROM written)
+    ON CONFLICT ("clientGroupID") DO UPDATE SET "version" = excluded."version"
+), row_writes AS (
+    INSERT INTO {schema}."rows" ("clientGroupID", "schema", "table", "rowKey", "rowVersion", "patchVersion", "refCounts")
+    SELECT ids[g], '', "table", row_key::jsonb, row_version, patch_version, ref_counts::jsonb
+    FROM ids, unnest($14::int4[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[])
+        AS r (g, "table", row_key, row_version, patch_version, ref_counts)
+    WHERE ids[g] IS NOT NULL
+    {UPSERT_ROWS}
+)"#
+    );
+    if kind == Kind::All {
+        sql.push_str(&config_sql(schema));
+    }
+    sql.push_str(" SELECT n FROM written");
+    sql
+}
+
+/// `ttl` and `inactivatedAt` are for older servers; they are written as the reference writes them, which divides the
+/// milliseconds of the latter twice. A signature of rows is not kept: a query is always compared row by row.
+fn config_sql(schema: &str) -> String {
+    format!(
+        r#", client_inserts AS (
+    INSERT INTO {schema}."clients" ("clientGroupID", "clientID")
+    SELECT ids[g], client FROM ids, unnest($20::int4[], $21::text[]) AS c (g, client) WHERE ids[g] IS NOT NULL
+    ON CONFLICT DO NOTHING
+), client_deletes AS (
+    DELETE FROM {schema}."clients" c USING ids, unnest($22::int4[], $23::text[]) AS d (g, client)
+    WHERE c."clientGroupID" = ids[g] AND c."clientID" = client
+), query_writes AS (
+    INSERT INTO {schema}."queries" ("clientGroupID", "queryHash", "clientAST", "queryName", "queryArgs",
+        "patchVersion", "transformationHash", "transformationVersion", "internal", "deleted", "rowSetSignature")
+    SELECT ids[g], query, ast::jsonb, name, args::json, patch_version, hash, hash_version, internal, deleted, NULL
+    FROM ids, unnest($24::int4[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[],
+        $31::text[], $32::bool[], $33::bool[])
+        AS q (g, query, ast, name, args, patch_version, hash, hash_version, internal, deleted)
+    WHERE ids[g] IS NOT NULL
+    ON CONFLICT ("clientGroupID", "queryHash") DO UPDATE SET "clientAST" = excluded."clientAST",
+        "queryName" = excluded."queryName", "queryArgs" = excluded."queryArgs",
+        "patchVersion" = excluded."patchVersion", "transformationHash" = excluded."transformationHash",
+        "transformationVersion" = excluded."transformationVersion", "internal" = excluded."internal",
+        "deleted" = excluded."deleted", "rowSetSignature" = NULL
+), desire_writes AS (
+    INSERT INTO {schema}."desires" ("clientGroupID", "clientID", "queryHash", "patchVersion", "deleted", "ttl",
+        "ttlMs", "inactivatedAt", "inactivatedAtMs")
+    SELECT ids[g], client, query, patch_version, deleted, make_interval(secs => ttl / 1000), ttl,
+        to_timestamp(inactivated_at / 1000000), inactivated_at
+    FROM ids, unnest($34::int4[], $35::text[], $36::text[], $37::text[], $38::bool[], $39::float8[], $40::float8[])
+        AS d (g, client, query, patch_version, deleted, ttl, inactivated_at)
+    WHERE ids[g] IS NOT NULL
+    ON CONFLICT ("clientGroupID", "clientID", "queryHash") DO UPDATE SET "patchVersion" = excluded."patchVersion",
+        "deleted" = excluded."deleted", "ttl" = excluded."ttl", "ttlMs" = excluded."ttlMs",
+        "inactivatedAt" = excluded."inactivatedAt", "inactivatedAtMs" = excluded."inactivatedAtMs"
+)"#
+    )
+}
+
+fn behind_sql(schema: &str) -> String {
+    format!(
+        r#"WITH versions AS (
+    INSERT INTO {schema}."rowsVersion" AS v ("clientGroupID", "version")
+    SELECT id, coalesce(version, '00') FROM unnest($1::text[], $2::text[]) AS t (id, version)
+    ON CONFLICT ("clientGroupID") DO UPDATE SET "version" = excluded."version" WHERE excluded."version" <> '00'
+)
+INSERT INTO {schema}."rows" ("clientGroupID", "schema", "table", "rowKey", "rowVersion", "patchVersion", "refCounts")
+SELECT ($1::text[])[g], '', "table", row_key::jsonb, row_version, patch_version, ref_counts::jsonb
+FROM unnest($3::int4[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+    AS r (g, "table", row_key, row_version, patch_version, ref_counts)
+{UPSERT_ROWS}"#
+    )
+}
+
+/// In the order of the groups asked for.
+fn refusals_sql(schema: &str) -> String {
+    format!(
+        r#"SELECT i."version", coalesce(i."owner" IS DISTINCT FROM $1::text
+            AND (extract(epoch FROM i."grantedAt") * 1000)::float8 > t.connect_time, false), i."owner",
+        to_char(i."grantedAt" AT TIME ZONE 'UTC', {ISO}),
+        to_char(to_timestamp(t.connect_time / 1000) AT TIME ZONE 'UTC', {ISO})
+        FROM unnest($2::text[], $3::float8[]) WITH ORDINALITY AS t (id, connect_time, n)
+        LEFT JOIN {schema}."instances" i ON i."clientGroupID" = t.id ORDER BY t.n"#
+    )
+}
