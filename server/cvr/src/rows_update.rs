@@ -81,6 +81,12 @@ impl<T> QueryUpdate<T> {
         Ok(QueryUpdate { draft, tracked: FxHashSet::default(), touched: IndexMap::default(), dirty: Vec::new() })
     }
 
+    /// Takes a version step even if the state is the record's own: for changes that arrive in two updates at one
+    /// state. If nothing is written, the version stays.
+    pub fn bump(&mut self) {
+        self.draft.bump();
+    }
+
     /// The version that the record has if the update writes anything: the poke's id.
     pub fn version(&self) -> &CvrVersion {
         &self.draft.cvr.version

@@ -141,31 +141,13 @@ impl Inbox {
         self.notify.notify_one();
     }
 
-    /// Posts a query's delta, composed with what waits.
-    pub(crate) fn advance(&self, token: Token, query_id: &Arc<str>, delta: &Arc<QueryDelta>) {
+    /// Posts the deltas of one commit at once, composed with what waits.
+    pub(crate) fn advance(&self, deltas: &[(Token, Arc<str>, Arc<QueryDelta>)]) {
         let mut state = self.state.lock();
-        if state.subscriptions.get(query_id) != Some(&token) {
-            return;
-        }
-        match state.waiting.back_mut() {
-            Some(Waiting::Advances { version, deltas }) => {
-                *version = Arc::clone(&delta.version);
-                match deltas.iter_mut().find(|(id, _)| id == query_id) {
-                    Some((_, Composed::Many(composer))) => composer.add(delta),
-                    Some((_, composed @ Composed::One(_))) => {
-                        if let Composed::One(first) = composed {
-                            let mut composer = DeltaComposer::new(first);
-                            composer.add(delta);
-                            *composed = Composed::Many(composer);
-                        }
-                    }
-                    None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
-                }
+        for (token, query_id, delta) in deltas {
+            if state.subscriptions.get(query_id) == Some(token) {
+                state.advance(query_id, delta);
             }
-            _ => state.waiting.push_back(Waiting::Advances {
-                version: Arc::clone(&delta.version),
-                deltas: vec![(Arc::clone(query_id), Composed::One(Arc::clone(delta)))],
-            }),
         }
         drop(state);
         self.notify.notify_one();
@@ -186,6 +168,28 @@ impl Inbox {
 }
 
 impl State {
+    fn advance(&mut self, query_id: &Arc<str>, delta: &Arc<QueryDelta>) {
+        let Some(Waiting::Advances { version, deltas }) = self.waiting.back_mut() else {
+            self.waiting.push_back(Waiting::Advances {
+                version: Arc::clone(&delta.version),
+                deltas: vec![(Arc::clone(query_id), Composed::One(Arc::clone(delta)))],
+            });
+            return;
+        };
+        *version = Arc::clone(&delta.version);
+        match deltas.iter_mut().find(|(id, _)| id == query_id) {
+            Some((_, Composed::Many(composer))) => composer.add(delta),
+            Some((_, composed @ Composed::One(_))) => {
+                if let Composed::One(first) = composed {
+                    let mut composer = DeltaComposer::new(first);
+                    composer.add(delta);
+                    *composed = Composed::Many(composer);
+                }
+            }
+            None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
+        }
+    }
+
     fn take(&mut self) -> Option<Event> {
         if self.held > 0 {
             return None;

@@ -22,12 +22,16 @@ use rustc_hash::FxHashMap;
 
 use crate::answers::Answers;
 use crate::event::{Event, HydrateFailure};
-use crate::mailbox::Token;
+use crate::mailbox::{Inbox, Token};
 use crate::recent::{Recent, Since};
 use crate::workers::{Done, Job, Prepared, Target, panic_message};
 use entry::{Entry, State, Subscriber, key_of};
 
 pub(crate) use queue::{Message, Queue};
+
+/// The deltas of one commit by inbox: a mailbox sees all of a commit at once, because what it sees becomes
+/// one poke at one version.
+type Posts = FxHashMap<usize, (Arc<Inbox>, Vec<(Token, Arc<str>, Arc<QueryDelta>)>)>;
 
 /// How often a query is hydrated anew because commits outran it or it could not be brought up to date,
 /// before those that wait for it are told. Each try starts from the newest version.
@@ -146,12 +150,16 @@ impl Sequencer {
         let catalogue = &mut self.catalogue;
         match catch_unwind(AssertUnwindSafe(|| catalogue.commit(&commit, &mut read))) {
             Ok(results) => {
+                let mut posts = Posts::default();
                 for (graph, result) in results {
                     self.answers.remove(graph);
                     match result {
-                        Ok(delta) => self.post(graph, &Arc::new(delta)),
+                        Ok(delta) => self.post(graph, &Arc::new(delta), &mut posts),
                         Err(error) => self.set_aside(graph, &error),
                     }
+                }
+                for (inbox, deltas) in posts.into_values() {
+                    inbox.advance(&deltas);
                 }
             }
             Err(panic) => {
@@ -162,11 +170,14 @@ impl Sequencer {
         }
     }
 
-    /// Posts a delta to all that know the answer it leads from.
-    fn post(&self, graph: GraphId, delta: &Arc<QueryDelta>) {
+    /// Collects a delta for all that know the answer it leads from.
+    fn post(&self, graph: GraphId, delta: &Arc<QueryDelta>, posts: &mut Posts) {
         let Some(entry) = self.by_graph.get(&graph).and_then(|key| self.entries.get(key)) else { return };
         for (token, subscriber) in entry.subscribers.iter().filter(|(_, subscriber)| subscriber.told) {
-            subscriber.inbox.advance(*token, &subscriber.query_id, delta);
+            let inbox = &subscriber.inbox;
+            let (_, deltas) =
+                posts.entry(Arc::as_ptr(inbox) as usize).or_insert_with(|| (Arc::clone(inbox), Vec::new()));
+            deltas.push((*token, Arc::clone(&subscriber.query_id), Arc::clone(delta)));
         }
     }
 
@@ -435,7 +446,11 @@ impl Sequencer {
     /// Lets the subscribers of a graph that was set aside go on.
     fn resume(&mut self, key: &Arc<str>, graph: GraphId, delta: QueryDelta) {
         if !delta.changes.is_empty() {
-            self.post(graph, &Arc::new(delta));
+            let mut posts = Posts::default();
+            self.post(graph, &Arc::new(delta), &mut posts);
+            for (inbox, deltas) in posts.into_values() {
+                inbox.advance(&deltas);
+            }
         }
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.state = State::Live(graph);
