@@ -5,8 +5,10 @@
 
 mod case;
 mod dataset;
+mod differential;
 mod issues;
 mod music;
+pub mod oracle;
 mod postgres_sql;
 mod queries;
 mod replica;
@@ -16,6 +18,7 @@ mod transactions;
 
 pub use case::{Case, regressions};
 pub use dataset::{ColumnDef, DataSet, Fill, Relationship, TableDef};
+pub use differential::{Compared, Hydrator, Options, run_case, run_seed};
 pub use issues::ISSUES;
 pub use music::MUSIC;
 pub use postgres_sql::{data_sql, schema_sql, transaction_sql};

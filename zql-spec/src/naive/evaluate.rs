@@ -13,7 +13,7 @@ use crate::ast::{
 };
 use crate::compare::compare;
 use crate::like::ends_with_escape;
-use crate::schema::Table;
+use crate::schema::{Schema, Table};
 use crate::value::Value;
 
 /// Why a query has no meaning; the text is the protocol's.
@@ -53,6 +53,7 @@ pub struct NodeInfo<'a> {
 #[derive(Clone, Debug)]
 pub struct Evaluation<'a> {
     pub(super) database: &'a Database,
+    schema: &'a Schema,
     /// The nodes of the query.
     pub nodes: Vec<NodeInfo<'a>>,
 }
@@ -60,7 +61,12 @@ pub struct Evaluation<'a> {
 impl<'a> Evaluation<'a> {
     /// Prepares to answer a query whose static parameters are bound.
     pub fn new(database: &'a Database, ast: &'a Ast) -> Result<Self, Invalid> {
-        let mut evaluation = Evaluation { database, nodes: Vec::new() };
+        Self::over(database, &database.schema, ast)
+    }
+
+    /// The same for a client that knows the tables by other primary keys.
+    pub fn over(database: &'a Database, schema: &'a Schema, ast: &'a Ast) -> Result<Self, Invalid> {
+        let mut evaluation = Evaluation { database, schema, nodes: Vec::new() };
         evaluation.add(ast, NodeRole::Root, None, true, true)?;
         Ok(evaluation)
     }
@@ -73,8 +79,8 @@ impl<'a> Evaluation<'a> {
         synced: bool,
         flipped: bool,
     ) -> Result<usize, Invalid> {
-        let table = self.database.schema.table(&ast.table).ok_or_else(|| {
-            let known: Vec<&str> = self.database.schema.tables.keys().map(|name| &**name).collect();
+        let table = self.schema.table(&ast.table).ok_or_else(|| {
+            let known: Vec<&str> = self.schema.tables.keys().map(|name| &**name).collect();
             Invalid(format!(
                 "table '{}' is not one of: {}. Check the spelling and ensure that the table has a primary key.",
                 ast.table,

@@ -1,0 +1,412 @@
+//! The differential test: every way to answer a query must agree with the naive evaluator, at the
+//! beginning and after every transaction.
+//!
+//! A world is a database in a replica, many queries that run at once and a run of transactions. Queries
+//! share the replica, since making one costs more than answering one. After each transaction the replica's
+//! rows, the commit that it produced, every graph's state and what its clients were told are compared;
+//! fresh hydrations are compared every few transactions. Some graphs take several commits as one.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use engine::commit::{Commit, StoredRow};
+
+use engine::graph::{AdvanceError, Graph, ReplicaRead, hydrated_rows};
+use engine::hydration::Hydration;
+use engine::query::Query;
+use engine::replica::{Replica, Snapshot, Writer};
+use engine::sql::{Access, FilterPart, node_select};
+use zql_spec::ast::Ast;
+use zql_spec::naive::{Database, Evaluation, Row, Transaction};
+use zql_spec::schema::Schema;
+use zql_spec::value::Value;
+
+use super::case::Case;
+use super::dataset::DataSet;
+use super::oracle::{Failure, Rows, View, check_graph, check_hydration, check_nodes, naive_hydration};
+use super::queries::QueryGenerator;
+use super::replica::{apply_to_replica, create_replica};
+use super::rng::Rng;
+use super::shrink::shrink;
+use super::transactions::{fill, transaction};
+
+/// A way to compute a query's first answer.
+pub type Hydrator<'h> = &'h dyn Fn(&Arc<Query>, &Arc<Snapshot>) -> Result<Hydration, Failure>;
+
+/// What to run.
+#[derive(Clone, Copy)]
+pub struct Options<'h> {
+    /// Queries in a world.
+    pub queries: usize,
+    /// Transactions in a world.
+    pub transactions: usize,
+    /// After how many transactions fresh hydrations are compared again.
+    pub hydrate_every: usize,
+    /// The way of hydrating under test; without one, graphs start from the naive evaluator's answer.
+    pub hydrate: Option<Hydrator<'h>>,
+}
+
+/// What was compared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Compared {
+    /// Queries.
+    pub queries: usize,
+    /// Steps of graphs.
+    pub steps: usize,
+    /// Hydrations.
+    pub hydrations: usize,
+    /// Queries whose first answer had rows.
+    pub with_rows: usize,
+    /// Rows that changed in answers.
+    pub changes: usize,
+    /// Times a graph asked to be hydrated again.
+    pub rehydrated: usize,
+}
+
+impl std::ops::AddAssign for Compared {
+    fn add_assign(&mut self, other: Compared) {
+        self.queries += other.queries;
+        self.steps += other.steps;
+        self.hydrations += other.hydrations;
+        self.with_rows += other.with_rows;
+        self.changes += other.changes;
+        self.rehydrated += other.rehydrated;
+    }
+}
+
+/// Runs the world of a seed. A failure is shrunk, saved under `testdata/regressions` and described.
+pub fn run_seed(seed: u64, options: &Options<'_>) -> Result<Compared, String> {
+    let mut rng = Rng::new(seed);
+    let data = if seed % 2 == 0 { &super::ISSUES } else { &super::MUSIC };
+    let database = fill(data, &mut rng);
+    let asts: Vec<Ast> = {
+        let mut generator = QueryGenerator::new(data, &database, rng.fork());
+        (0..options.queries).map(|_| generator.query()).collect()
+    };
+    let mut state = database.clone();
+    let transactions: Vec<Transaction> = (0..options.transactions)
+        .map(|_| {
+            let transaction = transaction(data, &state, &mut rng);
+            state.apply(&transaction);
+            transaction
+        })
+        .collect();
+    run(data, &database, &asts, &transactions, options, seed).map_err(|(query, failure)| {
+        let Some(query) = query else { return format!("seed {seed}: {failure}") };
+        let case =
+            Case { data, database: database.clone(), ast: asts[query].clone(), transactions: transactions.clone() };
+        let small = shrink(case, &mut |case| run_case(case, options).is_err());
+        let failure = run_case(&small, options).err().unwrap_or_else(|| format!("only in company: {failure}"));
+        let saved = small.save(&format!("seed-{seed}-query-{query}"));
+        format!("seed {seed}, query {query}: {failure}\n{}\nsaved as {saved:?}", small.print())
+    })
+}
+
+/// Runs one case.
+pub fn run_case(case: &Case, options: &Options<'_>) -> Result<Compared, Failure> {
+    // How commits are composed and which witnesses a naive hydration chooses depends on the place in a
+    // world, so a case is run in several places at once.
+    let asts = vec![case.ast.clone(); 4];
+    let options = Options { hydrate_every: 1, ..*options };
+    run(case.data, &case.database, &asts, &case.transactions, &options, 0).map_err(|(_, failure)| failure)
+}
+
+/// A query that runs.
+struct Live<'a> {
+    ast: &'a Ast,
+    query: Arc<Query>,
+    graph: Graph,
+    view: View,
+    /// How many commits the graph takes at once.
+    stride: usize,
+    waiting: Option<Commit>,
+}
+
+type Failed = (Option<usize>, Failure);
+
+fn run(
+    data: &'static DataSet,
+    database: &Database,
+    asts: &[Ast],
+    transactions: &[Transaction],
+    options: &Options<'_>,
+    seed: u64,
+) -> Result<Compared, Failed> {
+    let whole = |error: String| (None, error);
+    let folder = tempfile::tempdir().map_err(|error| whole(error.to_string()))?;
+    let made = guarded(|| {
+        create_replica(data, database, &folder.path().join("replica.db")).map_err(|error| format!("creating: {error}"))
+    });
+    let replica = made.map_err(whole)?;
+    let mut world = World { data, database: database.clone(), replica, rng: Rng::new(seed), alternate: seed % 3 == 2 };
+    let mut compared = Compared { queries: asts.len(), ..Compared::default() };
+    let mut moment = guarded(|| world.moment()).map_err(whole)?;
+    let mut live: Vec<Live<'_>> = Vec::new();
+    for (i, ast) in asts.iter().enumerate() {
+        let started = guarded(|| world.start(ast, i, &moment, options, &mut compared));
+        live.push(started.map_err(|failure| (Some(i), failure))?);
+    }
+    let mut writer = world.replica.writer().map_err(|error| whole(error.to_string()))?;
+    for (step, transaction) in transactions.iter().enumerate() {
+        let at = |failure: Failure| format!("after transaction {step}: {failure}");
+        let commit =
+            guarded(|| world.commit(&mut writer, step, transaction, &moment)).map_err(|error| whole(at(error)))?;
+        moment = guarded(|| world.moment()).map_err(|error| whole(at(error)))?;
+        guarded(|| check_commit(&commit, &moment)).map_err(|error| whole(at(error)))?;
+        let hydrate = (step + 1) % options.hydrate_every == 0;
+        for (i, live) in live.iter_mut().enumerate() {
+            let advanced = guarded(|| world.step(live, step, &commit, &moment, options, hydrate, &mut compared));
+            advanced.map_err(|failure| (Some(i), at(failure)))?;
+        }
+    }
+    Ok(compared)
+}
+
+/// Runs a comparison; a panic is a failure like any other.
+fn guarded<T>(run: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or("(no text)")))
+    })
+}
+
+struct World {
+    data: &'static DataSet,
+    database: Database,
+    replica: Arc<Replica>,
+    rng: Rng,
+    /// Whether clients know tables by other unique keys than the replica's.
+    alternate: bool,
+}
+
+/// The replica and the database at one version.
+struct Moment {
+    snapshot: Arc<Snapshot>,
+    schema: Arc<Schema>,
+    /// The replica's rows by table and values.
+    stored: BTreeMap<Arc<str>, BTreeMap<Row, Arc<StoredRow>>>,
+    /// The database's rows by the clients' keys.
+    rows: Rows,
+}
+
+impl World {
+    /// Pins the replica's newest version and checks that it holds the database's rows.
+    fn moment(&self) -> Result<Moment, Failure> {
+        let snapshot = self.replica.pin().map_err(|error| format!("pinning: {error}"))?;
+        let reader = snapshot.reader().map_err(|error| format!("reading: {error}"))?;
+        let mut stored = BTreeMap::new();
+        for table in self.data.tables {
+            let ast = Ast { table: table.name.into(), ..Ast::default() };
+            let query = Query::resolve(&ast, &snapshot.schema).map_err(|error| error.to_string())?;
+            let access = Access {
+                filter: FilterPart::None,
+                lookup: &[],
+                lookup_many: &[],
+                order: false,
+                start: false,
+                limit: false,
+            };
+            let sql = node_select(&query, 0, &access);
+            let rows = reader.rows(&sql, &query.nodes[0].table, &[]).map_err(|error| format!("reading: {error}"))?;
+            let rows: BTreeMap<Row, Arc<StoredRow>> =
+                rows.into_iter().map(|row| (Row::from(&row.values[..]), row)).collect();
+            let expected: Vec<&Row> = {
+                let mut expected: Vec<&Row> = self.database.rows(table.name).collect();
+                expected.sort();
+                expected
+            };
+            if !rows.keys().eq(expected.iter().copied()) {
+                return Err(format!("the replica's {} holds {:?} instead of {expected:?}", table.name, rows.keys()));
+            }
+            stored.insert(Arc::from(table.name), rows);
+        }
+        let schema = self.client_schema(&snapshot.schema);
+        let rows = Rows::new(&self.database, &schema);
+        Ok(Moment { snapshot, schema, stored, rows })
+    }
+
+    fn client_schema(&self, schema: &Arc<Schema>) -> Arc<Schema> {
+        if !self.alternate {
+            return Arc::clone(schema);
+        }
+        // Clients sort the columns of keys; the order matters to the completion of orders.
+        let keys = self.data.tables.iter().map(|table| {
+            let mut key = table.unique.first().map_or(table.primary_key, |unique| unique).to_vec();
+            key.sort_unstable();
+            (table.name, key)
+        });
+        Arc::new(schema.with_primary_keys(keys))
+    }
+
+    fn evaluation<'a>(&'a self, ast: &'a Ast, moment: &'a Moment) -> Result<Evaluation<'a>, Failure> {
+        Evaluation::over(&self.database, &moment.schema, ast).map_err(|error| format!("not a query: {error}"))
+    }
+
+    fn hydrate(
+        &mut self,
+        ast: &Ast,
+        query: &Arc<Query>,
+        moment: &Moment,
+        options: &Options<'_>,
+    ) -> Result<Hydration, Failure> {
+        let mut rng = self.rng.fork();
+        let evaluation = self.evaluation(ast, moment)?;
+        let hydration = match options.hydrate {
+            Some(hydrate) => hydrate(query, &moment.snapshot).map_err(|error| format!("hydrating: {error}"))?,
+            None => {
+                let stored = |table: &str, row: &Row| moment.stored.get(table)?.get(row).map(Arc::clone);
+                naive_hydration(&evaluation, &moment.snapshot.version, &stored, &mut rng)?
+            }
+        };
+        check_hydration(&evaluation, &hydration).map_err(|failure| format!("hydration: {failure}"))?;
+        Ok(hydration)
+    }
+
+    fn start<'a>(
+        &mut self,
+        ast: &'a Ast,
+        place: usize,
+        moment: &Moment,
+        options: &Options<'_>,
+        compared: &mut Compared,
+    ) -> Result<Live<'a>, Failure> {
+        let query = Arc::new(Query::resolve(ast, &moment.schema).map_err(|error| format!("resolving: {error}"))?);
+        check_nodes(&self.evaluation(ast, moment)?, &query)?;
+        check_sql(&self.evaluation(ast, moment)?, &query, moment)?;
+        let hydration = self.hydrate(ast, &query, moment, options)?;
+        compared.hydrations += 1;
+        compared.with_rows += usize::from(!hydration.nodes[0].is_empty());
+        let view = View::new(hydrated_rows(&query, &hydration))?;
+        let graph = Graph::new(Arc::clone(&query), &hydration);
+        let evaluation = self.evaluation(ast, moment)?;
+        check_graph(&evaluation, &graph, &moment.schema, &moment.rows)
+            .map_err(|failure| format!("graph: {failure}"))?;
+        view.check(&graph, &moment.rows)?;
+        let stride = if place % 4 == 3 { 3 } else { 1 };
+        Ok(Live { ast, query, graph, view, stride, waiting: None })
+    }
+
+    fn commit(
+        &mut self,
+        writer: &mut Writer,
+        step: usize,
+        transaction: &Transaction,
+        moment: &Moment,
+    ) -> Result<Commit, Failure> {
+        let version = format!("{:02}", step + 1);
+        let commit =
+            apply_to_replica(self.data, writer, &version, transaction).map_err(|error| format!("writing: {error}"))?;
+        self.database.apply(transaction);
+        // Old images must be the rows before.
+        for (table, delta) in &commit.tables {
+            for change in delta.rows.values() {
+                if let Some(old) = &change.old
+                    && moment.stored.get(table).and_then(|rows| rows.get(&old.values[..])) != Some(old)
+                {
+                    return Err(format!("the commit says that {table} held {old:?}"));
+                }
+            }
+        }
+        Ok(commit)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn step(
+        &mut self,
+        live: &mut Live<'_>,
+        step: usize,
+        commit: &Commit,
+        moment: &Moment,
+        options: &Options<'_>,
+        hydrate: bool,
+        compared: &mut Compared,
+    ) -> Result<(), Failure> {
+        match &mut live.waiting {
+            Some(waiting) => waiting.compose(commit),
+            None => live.waiting = Some(commit.clone()),
+        }
+        if (step + 1) % live.stride != 0 {
+            return Ok(());
+        }
+        let Some(commit) = live.waiting.take() else { return Ok(()) };
+        let reader = moment.snapshot.reader().map_err(|error| format!("reading: {error}"))?;
+        let mut read = ReplicaRead::new(reader);
+        let delta = match live.graph.advance(&commit, &mut read) {
+            Ok(delta) => delta,
+            Err(AdvanceError::HydrateInstead) => {
+                compared.rehydrated += 1;
+                let hydration = self.hydrate(live.ast, &live.query, moment, options)?;
+                live.graph.rehydrated(&hydration)
+            }
+            Err(AdvanceError::Read(error)) => return Err(format!("advancing: {error}")),
+        };
+        compared.steps += 1;
+        compared.changes += delta.changes.len();
+        live.view.apply(&delta)?;
+        let evaluation = self.evaluation(live.ast, moment)?;
+        check_graph(&evaluation, &live.graph, &moment.schema, &moment.rows)
+            .map_err(|failure| format!("graph: {failure}"))?;
+        live.view.check(&live.graph, &moment.rows)?;
+        let late = View::new(live.graph.rows(&mut read).map_err(|error| format!("rows: {error}"))?)?;
+        late.check(&live.graph, &moment.rows).map_err(|failure| format!("late subscriber: {failure}"))?;
+        if hydrate {
+            check_sql(&evaluation, &live.query, moment)?;
+            if options.hydrate.is_some() {
+                self.hydrate(live.ast, &live.query, moment, options)?;
+                compared.hydrations += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a commit's new images are the rows after it.
+fn check_commit(commit: &Commit, moment: &Moment) -> Result<(), Failure> {
+    for (table, delta) in &commit.tables {
+        for (key, change) in &delta.rows {
+            if change.old.is_none() && change.new.is_none() {
+                return Err(format!("the commit lists {table} {key:?} without images"));
+            }
+            if let Some(new) = &change.new
+                && moment.stored.get(table).and_then(|rows| rows.get(&new.values[..])) != Some(new)
+            {
+                return Err(format!("the commit says that {table} holds {new:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether SQLite, given the text of a node, selects the node's rows for every row of its parent's table.
+fn check_sql(evaluation: &Evaluation<'_>, query: &Query, moment: &Moment) -> Result<(), Failure> {
+    let reader = moment.snapshot.reader().map_err(|error| format!("reading: {error}"))?;
+    for (id, node) in query.nodes.iter().enumerate() {
+        let lookup = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
+        let access =
+            Access { filter: FilterPart::Full, lookup, lookup_many: &[], order: true, start: true, limit: true };
+        let sql = node_select(query, id, &access);
+        let parents: Vec<Option<&Row>> = match &node.edge {
+            Some(edge) => {
+                let parent = &query.nodes[edge.parent].table.name;
+                moment.stored.get(parent).into_iter().flat_map(|rows| rows.keys().map(Some)).collect()
+            }
+            None => vec![None],
+        };
+        for parent in parents {
+            let key: Vec<Value> = match (&node.edge, parent) {
+                (Some(edge), Some(row)) => edge.parent_columns.iter().map(|&column| row[column].clone()).collect(),
+                _ => Vec::new(),
+            };
+            let found = reader.rows(&sql, &node.table, &key).map_err(|error| format!("SQL {}: {error}", sql.text))?;
+            let expected = evaluation.rows(id, parent.map(|row| &**row));
+            if !found.iter().map(|row| &row.values[..]).eq(expected.iter().map(|row| &**row)) {
+                return Err(format!(
+                    "SQL of node {id} for {parent:?}: {} with {:?} gives {found:?} instead of {expected:?}",
+                    sql.text, sql.binds
+                ));
+            }
+        }
+    }
+    Ok(())
+}
