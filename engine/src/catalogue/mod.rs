@@ -1,52 +1,237 @@
 //! The running graphs, and which of them a commit touches.
+//!
+//! Every graph registers what it depends on in one routing index ([`routes`]) and keeps the registration
+//! current as groups open and close. A commit is routed row by row; only graphs that see one of its rows
+//! advance, with these rows alone. So the cost of a commit follows what it touches: a hundred
+//! thousand registered pages cost a comment nothing but the page it belongs to.
+//!
+//! It must not know who subscribes. Memory grows with the graphs' state and their active groups.
 
-use crate::commit::Commit;
-use crate::graph::{AdvanceError, Graph, QueryDelta, Read};
+mod constants;
+mod register;
+mod routes;
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::commit::{Commit, RowChange};
+use crate::graph::{Activation, AdvanceError, Graph, QueryDelta, Read};
 use crate::hydration::Hydration;
+use register::Registration;
+use routes::{Interest, Matter, TableRoutes};
 
 /// Names a running graph. Never used again once removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GraphId(pub u64);
 
+/// What an advance of one graph gave.
+pub type Advanced = (GraphId, Result<QueryDelta, AdvanceError>);
+
 /// The running graphs.
 #[derive(Debug, Default)]
-pub struct Catalogue {}
+pub struct Catalogue {
+    graphs: FxHashMap<GraphId, Entry>,
+    next: u64,
+    routes: FxHashMap<Arc<str>, TableRoutes>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    graph: Graph,
+    registration: Registration,
+    /// Failed to advance and waits to be hydrated again.
+    aside: bool,
+}
+
+/// The rows of a commit that a graph sees.
+type Seen<'c> = Vec<(&'c Arc<str>, &'c RowChange)>;
 
 impl Catalogue {
     /// Adds a graph that stands at the version of the last commit.
-    pub fn insert(&mut self, _graph: Graph) -> GraphId {
-        unimplemented!()
+    pub fn insert(&mut self, graph: Graph) -> GraphId {
+        let id = GraphId(self.next);
+        self.next += 1;
+        let registration = Registration::new(graph.query());
+        let entry = Entry { graph, registration, aside: false };
+        entry.registration.register(id, &entry.graph, &mut self.routes);
+        self.graphs.insert(id, entry);
+        id
     }
 
     /// Removes a graph.
-    pub fn remove(&mut self, _id: GraphId) -> Option<Graph> {
-        unimplemented!()
+    pub fn remove(&mut self, id: GraphId) -> Option<Graph> {
+        let entry = self.graphs.remove(&id)?;
+        entry.registration.unregister(id, &entry.graph, &mut self.routes);
+        Some(entry.graph)
     }
 
     /// A running graph.
-    pub fn get(&self, _id: GraphId) -> Option<&Graph> {
-        unimplemented!()
+    pub fn get(&self, id: GraphId) -> Option<&Graph> {
+        self.graphs.get(&id).map(|entry| &entry.graph)
     }
 
-    /// Takes a commit: advances the graphs it touches and returns their deltas, empty ones left out.
-    /// A graph that fails is set aside: further commits pass it by until [`Catalogue::rehydrated`] or removal.
-    pub fn commit(
-        &mut self,
-        _commit: &Commit,
-        _read: &mut dyn Read,
-    ) -> Vec<(GraphId, Result<QueryDelta, AdvanceError>)> {
-        unimplemented!()
+    /// How many graphs run.
+    pub fn len(&self) -> usize {
+        self.graphs.len()
+    }
+
+    /// Whether no graph runs.
+    pub fn is_empty(&self) -> bool {
+        self.graphs.is_empty()
+    }
+
+    /// How many entries the routing index has.
+    pub fn route_count(&self) -> usize {
+        self.routes.values().map(TableRoutes::len).sum()
+    }
+
+    /// Takes a commit: advances the graphs it touches and returns their deltas, empty ones left out, by id.
+    /// `read` stands at `commit.version`. A graph that fails is set aside: further commits pass it by until
+    /// [`Catalogue::rehydrated`] or removal.
+    pub fn commit(&mut self, commit: &Commit, read: &mut dyn Read) -> Vec<Advanced> {
+        let mut advanced = Vec::new();
+        for (id, seen) in self.route(commit) {
+            let Some(entry) = self.graphs.get_mut(&id) else { continue };
+            let outcome = entry.graph.advance_by(commit, seen, read);
+            self.settle(id, outcome, &mut advanced);
+        }
+        advanced
+    }
+
+    /// As [`Catalogue::commit`], with the touched graphs divided among the readers, each on a thread of its own.
+    pub fn commit_with<R: Read + Send>(&mut self, commit: &Commit, readers: &mut [R]) -> Vec<Advanced> {
+        let routed = self.route(commit);
+        let mut work: Vec<(GraphId, Entry, Seen<'_>)> = Vec::with_capacity(routed.len());
+        for (id, seen) in routed {
+            if let Some(entry) = self.graphs.remove(&id) {
+                work.push((id, entry, seen));
+            }
+        }
+        let share = work.len().div_ceil(readers.len().max(1)).max(MIN_SHARE);
+        let mut outcomes: Vec<Option<Outcome>> = work.iter().map(|_| None).collect();
+        let advance = |reader: &mut R, work: &mut [(GraphId, Entry, Seen<'_>)], outcomes: &mut [Option<Outcome>]| {
+            for ((_, entry, seen), outcome) in work.iter_mut().zip(outcomes) {
+                *outcome = Some(entry.graph.advance_by(commit, std::mem::take(seen), reader));
+            }
+        };
+        std::thread::scope(|scope| {
+            let mut shares = work.chunks_mut(share).zip(outcomes.chunks_mut(share)).zip(readers);
+            // The first share is this thread's own.
+            let own = shares.next();
+            for ((work, outcomes), reader) in shares {
+                scope.spawn(move || advance(reader, work, outcomes));
+            }
+            if let Some(((work, outcomes), reader)) = own {
+                advance(reader, work, outcomes);
+            }
+        });
+        let mut advanced = Vec::new();
+        for ((id, entry, _), outcome) in work.into_iter().zip(outcomes) {
+            self.graphs.insert(id, entry);
+            if let Some(outcome) = outcome {
+                self.settle(id, outcome, &mut advanced);
+            }
+        }
+        advanced
+    }
+
+    /// Keeps the registration current with what an advance did, and its delta unless it is empty.
+    fn settle(&mut self, id: GraphId, outcome: Outcome, advanced: &mut Vec<Advanced>) {
+        let Some(entry) = self.graphs.get_mut(&id) else { return };
+        match outcome {
+            Ok((delta, activations)) => {
+                entry.registration.follow(id, entry.graph.query(), activations, &mut self.routes);
+                if !delta.changes.is_empty() {
+                    advanced.push((id, Ok(delta)));
+                }
+            }
+            Err(error) => {
+                entry.aside = true;
+                advanced.push((id, Err(error)));
+            }
+        }
+    }
+
+    /// The graphs that a commit touches, by id, each with the rows that it sees.
+    fn route<'c>(&self, commit: &'c Commit) -> Vec<(GraphId, Seen<'c>)> {
+        let mut touched: FxHashMap<GraphId, Seen<'c>> = FxHashMap::default();
+        for (table, delta) in &commit.tables {
+            let Some(routes) = self.routes.get(table) else { continue };
+            for change in delta.rows.values() {
+                let mut tell = |interest: &Interest| {
+                    let seen = touched.entry(interest.graph).or_default();
+                    // A graph is told of a row once, however many of its nodes want it.
+                    if !seen.last().is_some_and(|&(_, last)| std::ptr::eq(last, change)) {
+                        seen.push((table, change));
+                    }
+                };
+                routes.by_values(change).filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                for interests in routes.filters.values() {
+                    let mut interests = interests.iter();
+                    // One filter stands for all of its interests as far as the row alone decides.
+                    let Some(first) = interests.next() else { continue };
+                    if self.sees_by_filter(first, change) {
+                        let all = std::iter::once(first).chain(interests);
+                        all.filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                    }
+                }
+            }
+        }
+        if commit.schema_changed || !commit.rewritten.is_empty() {
+            let reads = |entry: &Entry| {
+                let mut nodes = entry.graph.query().nodes.iter();
+                commit.schema_changed || nodes.any(|node| commit.rewritten.contains(&node.table.name))
+            };
+            for (&id, _) in self.graphs.iter().filter(|(_, entry)| reads(entry)) {
+                touched.entry(id).or_default();
+            }
+        }
+        let mut touched: Vec<_> = touched.into_iter().collect();
+        touched.retain(|(id, _)| self.graphs.get(id).is_some_and(|entry| !entry.aside));
+        touched.sort_unstable_by_key(|(id, _)| *id);
+        touched
+    }
+
+    fn sees(&self, interest: &Interest, change: &RowChange) -> bool {
+        let Some(entry) = self.graphs.get(&interest.graph) else { return false };
+        match interest.matter {
+            Matter::Member => entry.graph.sees_member(interest.node, change),
+            Matter::Truth => entry.graph.sees_truth(interest.node, change),
+        }
+    }
+
+    /// What of [`Catalogue::sees`] does not depend on a graph's state.
+    fn sees_by_filter(&self, interest: &Interest, change: &RowChange) -> bool {
+        let Some(entry) = self.graphs.get(&interest.graph) else { return false };
+        match interest.matter {
+            Matter::Member => entry.graph.may_pass(interest.node, change),
+            Matter::Truth => entry.graph.sees_truth(interest.node, change),
+        }
     }
 
     /// Brings a graph that was set aside back with a hydration. If commits have come since the hydration's
     /// version, `since` is their composition and a reader at its version. The delta leads from the state in
-    /// which the graph was set aside to now. On an error the graph stays aside.
+    /// which the graph was set aside to now. On an error the graph stays aside, as it was.
     pub fn rehydrated(
         &mut self,
-        _id: GraphId,
-        _hydration: &Hydration,
-        _since: Option<(&Commit, &mut dyn Read)>,
+        id: GraphId,
+        hydration: &Hydration,
+        since: Option<(&Commit, &mut dyn Read)>,
     ) -> Result<QueryDelta, AdvanceError> {
-        unimplemented!()
+        let Some(entry) = self.graphs.get_mut(&id) else {
+            return Ok(QueryDelta { version: Arc::clone(&hydration.version), changes: Vec::new() });
+        };
+        entry.registration.unregister(id, &entry.graph, &mut self.routes);
+        let outcome = entry.graph.rehydrated_and_advanced(hydration, since);
+        entry.registration.register(id, &entry.graph, &mut self.routes);
+        entry.aside = outcome.is_err();
+        outcome
     }
 }
+
+/// What [`Graph::advance_by`] gives.
+type Outcome = Result<(QueryDelta, Vec<Activation>), AdvanceError>;
+
+/// Graphs a thread takes at least: starting one costs about what advancing so many does.
+const MIN_SHARE: usize = 16;

@@ -44,7 +44,7 @@ use plan::{Keeps, Plan};
 use read::{Apply, Lookup};
 use state::{Group, Members, NodeState};
 
-use crate::commit::{Commit, Key, RowChange, Version};
+use crate::commit::{Commit, Key, RowChange, StoredRow, Version};
 use crate::hydration::Hydration;
 use crate::query::{NodeId, Query, Role, WITNESS_CAP};
 
@@ -190,6 +190,22 @@ impl Graph {
         QueryDelta { version: Arc::clone(&self.version), changes }
     }
 
+    /// As [`Graph::rehydrated`], and then takes the composition of the commits since the hydration. The delta
+    /// covers both. On an error the graph is unchanged.
+    pub(crate) fn rehydrated_and_advanced(
+        &mut self,
+        hydration: &Hydration,
+        since: Option<(&Commit, &mut dyn Read)>,
+    ) -> Result<QueryDelta, AdvanceError> {
+        let Some((commit, read)) = since else { return Ok(self.rehydrated(hydration)) };
+        let mut next = Graph::new(Arc::clone(&self.query), hydration);
+        let advanced = next.advance(commit, read)?;
+        let mut delta = DeltaComposer::new(&self.rehydrated(hydration));
+        delta.add(&advanced);
+        *self = next;
+        Ok(delta.finish())
+    }
+
     /// The answer as it is now, for a late subscriber. `read` stands at the version of the last commit.
     pub fn rows(&self, read: &mut dyn Read) -> Result<Vec<AnswerRow>, ReadError> {
         let mut rows = Vec::new();
@@ -260,6 +276,36 @@ impl Graph {
             .groups
             .iter()
             .map(|(values, group)| (values.unpack(), group.parents, group.members.keys().map(Packed::unpack).collect()))
+    }
+
+    /// Whether a changed row may be, or have been, a member of a node, or change one that is. Rows that a full
+    /// window has no place for are not seen: it reads them when it falls short.
+    pub(crate) fn sees_member(&self, id: NodeId, change: &RowChange) -> bool {
+        let node = &self.query.nodes[id];
+        let sees = |row: &Arc<StoredRow>| {
+            let group = NodeState::group_of(node, row).and_then(|group| self.nodes[id].groups.get(&group));
+            let Some(group) = group else { return false };
+            if let Keeps::First(limit) = self.plan.nodes[id].keeps
+                && window::Window::last_if_full(&group.members, limit)
+                    .is_some_and(|last| Packed::place(row, &node.order) > *last)
+            {
+                return false;
+            }
+            filter::simple_truth(&self.query, node, row) != filter::Truth::False
+        };
+        change.old.as_ref().is_some_and(sees) || change.new.as_ref().is_some_and(sees)
+    }
+
+    /// Whether a changed row passed or passes a node's filter, as far as the row alone decides.
+    pub(crate) fn may_pass(&self, id: NodeId, change: &RowChange) -> bool {
+        let node = &self.query.nodes[id];
+        let passes = |row: &Arc<StoredRow>| filter::simple_truth(&self.query, node, row) != filter::Truth::False;
+        change.old.as_ref().is_some_and(passes) || change.new.as_ref().is_some_and(passes)
+    }
+
+    /// Whether a changed row may change the truth of an EXISTS node for some parent row.
+    pub(crate) fn sees_truth(&self, id: NodeId, change: &RowChange) -> bool {
+        !upward::contributions(&self.query, &self.plan, id, change.old.as_ref(), change.new.as_ref()).is_empty()
     }
 
     /// The values of a node's active groups.

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::AdvanceError;
 use super::advance::Advance;
-use super::changes::Change;
 use super::filter::{Truth, simple_truth};
 use super::packed::Packed;
+use super::plan::Plan;
 use super::read::{Apply, Lookup};
 use crate::commit::{Key, StoredRow};
-use crate::query::{NodeId, Role};
+use crate::query::{NodeId, Query, Role};
 
 impl Advance<'_> {
     /// Reads the rows of a node whose EXISTS were touched.
@@ -57,7 +58,7 @@ impl Advance<'_> {
         let (Role::Exists, Some(edge)) = (node.role, &node.edge) else { return };
         let mut touched = std::mem::take(&mut self.touched[id]);
         for change in self.changed(id).values() {
-            for row in self.contributions(id, change) {
+            for row in contributions(self.query, self.plan, id, change.old.as_ref(), change.new.as_ref()) {
                 touched.extend(Packed::joining(row, &edge.child_columns));
             }
         }
@@ -69,34 +70,6 @@ impl Advance<'_> {
         self.touched[id] = touched;
     }
 
-    /// The images of a changed row that may decide an EXISTS differently than before.
-    fn contributions<'c>(&self, id: NodeId, change: &'c Change) -> impl Iterator<Item = &'c Arc<StoredRow>> {
-        let node = self.node(id);
-        let truth = |row: &Option<Arc<StoredRow>>| match row {
-            Some(row) => simple_truth(self.query, node, row),
-            None => Truth::False,
-        };
-        let (before, after) = (truth(&change.old), truth(&change.new));
-        let same = match (before, after) {
-            (Truth::False, Truth::False) => true,
-            (Truth::False, _) | (_, Truth::False) => false,
-            _ => match (&change.old, &change.new) {
-                // With the same relevant columns it contributes what it did, unless its own EXISTS were
-                // touched: then it was read as such.
-                (Some(old), Some(new)) if before == Truth::Open || after == Truth::Open => {
-                    self.plan.nodes[id].relevant.iter().all(|&column| old.values[column] == new.values[column])
-                }
-                (Some(old), Some(new)) => node.edge.as_ref().is_some_and(|edge| {
-                    edge.child_columns.iter().all(|&column| old.values[column] == new.values[column])
-                }),
-                _ => false,
-            },
-        };
-        let old = change.old.as_ref().filter(move |_| !same && before != Truth::False);
-        let new = change.new.as_ref().filter(move |_| !same && after != Truth::False);
-        old.into_iter().chain(new)
-    }
-
     /// Whether the state shows that an EXISTS held before the commit and holds after it for this key.
     fn surely_holds(&self, id: NodeId, key: &Packed) -> bool {
         let Some(group) = self.nodes[id].groups.get(key) else { return false };
@@ -106,4 +79,33 @@ impl Advance<'_> {
         let changed = self.changed(id);
         group.members.keys().any(|member| !changed.contains_key(member))
     }
+}
+
+/// The images of a changed row that may decide an EXISTS differently than before.
+pub(super) fn contributions<'c>(
+    query: &Query,
+    plan: &Plan,
+    id: NodeId,
+    old: Option<&'c Arc<StoredRow>>,
+    new: Option<&'c Arc<StoredRow>>,
+) -> SmallVec<[&'c Arc<StoredRow>; 2]> {
+    let node = &query.nodes[id];
+    let truth = |row: Option<&Arc<StoredRow>>| row.map_or(Truth::False, |row| simple_truth(query, node, row));
+    let (before, after) = (truth(old), truth(new));
+    if let (Some(old), Some(new)) = (old, new) {
+        let same = |columns: &[usize]| columns.iter().all(|&column| old.values[column] == new.values[column]);
+        let same = match (before, after) {
+            (Truth::False, _) | (_, Truth::False) => false,
+            (Truth::True, Truth::True) => node.edge.as_ref().is_none_or(|edge| same(&edge.child_columns)),
+            // With the same relevant columns it contributes what it did, unless its own EXISTS were
+            // touched: then it is read as one of those.
+            _ => same(&plan.nodes[id].relevant),
+        };
+        if same {
+            return SmallVec::new();
+        }
+    }
+    let old = old.filter(|_| before != Truth::False);
+    let new = new.filter(|_| after != Truth::False);
+    old.into_iter().chain(new).collect()
 }

@@ -13,8 +13,14 @@ use crate::memory::Database;
 type View = BTreeMap<(Arc<str>, Key), (u32, Arc<StoredRow>)>;
 type Members = Vec<BTreeMap<Key, (u32, Vec<Key>)>>;
 
+/// A graph and its client.
 pub(crate) struct Checked {
     pub(crate) graph: Graph,
+    client: Client,
+}
+
+/// A client of one graph, and the graph's members as they were after the last step.
+pub(crate) struct Client {
     view: View,
     members: Members,
 }
@@ -24,23 +30,25 @@ fn members(graph: &Graph) -> Members {
     (0..graph.query().nodes.len()).map(node).collect()
 }
 
+/// A graph for a query as the database answers it.
+pub(crate) fn graph(ast: &Ast, database: &Database) -> Graph {
+    let query = Arc::new(Query::resolve(ast, &database.schema).expect("a query that resolves"));
+    let hydration = database.hydrate(&query);
+    Graph::new(query, &hydration)
+}
+
 impl Checked {
     pub(crate) fn new(ast: &Ast, database: &mut Database) -> Self {
-        let query = Arc::new(Query::resolve(ast, &database.schema).expect("a query that resolves"));
-        let hydration = database.hydrate(&query);
-        let rows = hydrated_rows(&query, &hydration);
-        let view = rows.into_iter().map(|row| ((row.table, row.key), (row.count, row.row))).collect();
-        let graph = Graph::new(query, &hydration);
-        let mut checked = Checked { members: members(&graph), graph, view };
-        checked.check(database);
-        checked
+        let graph = graph(ast, database);
+        let client = Client::new(&graph, database);
+        Checked { graph, client }
     }
 
     /// Takes a commit, hydrating if the graph asks for it.
     pub(crate) fn commit(&mut self, commit: &Commit, database: &mut Database) -> QueryDelta {
         let delta = match self.graph.advance(commit, database) {
             Ok(delta) => {
-                self.check_sticky(commit, database);
+                self.client.check_sticky(&self.graph, database);
                 delta
             }
             Err(AdvanceError::HydrateInstead) => {
@@ -49,12 +57,23 @@ impl Checked {
             }
             Err(AdvanceError::Read(error)) => panic!("{error}"),
         };
-        self.apply(&delta);
-        self.check(database);
+        self.client.apply(&delta);
+        self.client.check(&self.graph, database);
         delta
     }
+}
 
-    fn apply(&mut self, delta: &QueryDelta) {
+impl Client {
+    pub(crate) fn new(graph: &Graph, database: &mut Database) -> Self {
+        let hydration = database.hydrate(graph.query());
+        let rows = hydrated_rows(graph.query(), &hydration);
+        let view = rows.into_iter().map(|row| ((row.table, row.key), (row.count, row.row))).collect();
+        let mut client = Client { members: members(graph), view };
+        client.check(graph, database);
+        client
+    }
+
+    pub(crate) fn apply(&mut self, delta: &QueryDelta) {
         for change in &delta.changes {
             let entry = (Arc::clone(&change.table), change.key.clone());
             let held = self.view.get(&entry).cloned();
@@ -74,13 +93,13 @@ impl Checked {
     }
 
     /// Witnesses that still match must still be there.
-    fn check_sticky(&mut self, _commit: &Commit, database: &Database) {
-        let query = Arc::clone(self.graph.query());
-        let now = members(&self.graph);
+    pub(crate) fn check_sticky(&self, graph: &Graph, database: &Database) {
+        let query = graph.query();
+        let now = members(graph);
         for (id, node) in query.nodes.iter().enumerate().filter(|(_, node)| node.role == Role::Exists) {
             for (group, (_, rows)) in &self.members[id] {
                 let Some((_, after)) = now[id].get(group) else { continue };
-                let matching = database.group(&query, id, group);
+                let matching = database.group(query, id, group);
                 for row in matching.iter().map(|row| row.key(&node.table.primary_key)) {
                     assert!(!rows.contains(&row) || after.contains(&row), "witness {row:?} of node {id} was dropped");
                 }
@@ -89,9 +108,9 @@ impl Checked {
     }
 
     /// Compares state and view with what the database says.
-    fn check(&mut self, database: &mut Database) {
-        let query = Arc::clone(self.graph.query());
-        self.members = members(&self.graph);
+    pub(crate) fn check(&mut self, graph: &Graph, database: &mut Database) {
+        let query = graph.query();
+        self.members = members(graph);
         let mut counts: BTreeMap<(Arc<str>, Key), u32> = BTreeMap::new();
         for (id, node) in query.nodes.iter().enumerate() {
             if !node.synced {
@@ -117,7 +136,7 @@ impl Checked {
                 self.members[id].iter().map(|(key, (parents, _))| (key.clone(), *parents)).collect();
             assert_eq!(active, expected, "groups of node {id} ({})", node.table.name);
             for (group, (_, rows)) in &self.members[id] {
-                let all = database.group(&query, id, group);
+                let all = database.group(query, id, group);
                 let all: Vec<Key> = all.iter().map(|row| row.key(&node.table.primary_key)).collect();
                 let at = || format!("node {id} ({}) group {group:?}", node.table.name);
                 let sorted = |rows: &[Key]| {
@@ -145,7 +164,7 @@ impl Checked {
         }
         let view: BTreeMap<_, _> = self.view.iter().map(|(key, (count, _))| (key.clone(), *count)).collect();
         assert_eq!(view, counts, "the client's counts");
-        let rows = self.graph.rows(database).expect("rows in memory");
+        let rows = graph.rows(database).expect("rows in memory");
         let late: View = rows.into_iter().map(|row| ((row.table, row.key), (row.count, row.row))).collect();
         assert_eq!(self.view, late, "the client's rows");
     }

@@ -13,6 +13,7 @@ use zql_spec::compare::compare;
 use zql_spec::schema::Schema;
 use zql_spec::value::Value;
 
+#[derive(Clone)]
 pub(crate) struct Database {
     pub(crate) schema: Schema,
     /// Rows by table and primary key.

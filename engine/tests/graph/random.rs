@@ -1,11 +1,14 @@
 //! Random queries, data and commits.
 
+use std::collections::BTreeMap;
+
+use engine::catalogue::Catalogue;
 use zql_spec::ast::{Ast, Condition, Direction, SimpleOperator};
 use zql_spec::schema::Schema;
 use zql_spec::value::Value;
 
 use crate::build::{Build, cmp, exists, from, n, not_exists, or, permission, s, schema};
-use crate::check::Checked;
+use crate::check::{Checked, Client, graph};
 use crate::memory::Database;
 
 /// A small generator (xorshift), so that a seed names a run.
@@ -157,15 +160,24 @@ fn write(random: &mut Random, database: &mut Database) {
     database.update(table, &key, &values);
 }
 
-fn run(seed: u64, commits: usize) {
-    let random = &mut Random::new(seed);
+fn database(random: &mut Random) -> Database {
     let mut database = Database::new(tables());
     for _ in 0..random.below(100) {
         write(random, &mut database);
     }
     database.commit();
-    let root = *random.pick(&["issue", "issue", "comment", "user", "tag"]);
-    let ast = query(random, &database.schema, root, 3, true);
+    database
+}
+
+fn root(random: &mut Random, database: &Database) -> Ast {
+    let table = *random.pick(&["issue", "issue", "comment", "user", "tag"]);
+    query(random, &database.schema, table, 3, true)
+}
+
+fn run(seed: u64, commits: usize) {
+    let random = &mut Random::new(seed);
+    let mut database = database(random);
+    let ast = root(random, &database);
     println!("seed {seed}: {ast:?}");
     let mut checked = Checked::new(&ast, &mut database);
     let mut waiting = None;
@@ -198,12 +210,68 @@ fn run(seed: u64, commits: usize) {
     }
 }
 
+/// Many queries in one catalogue: routing must leave out nothing that matters.
+fn run_catalogue(seed: u64, graphs: usize, commits: usize) {
+    let random = &mut Random::new(seed);
+    let mut database = database(random);
+    let mut catalogue = Catalogue::default();
+    let mut clients = BTreeMap::new();
+    println!("seed {seed}");
+    for step in 0..commits {
+        println!("step {step}");
+        while clients.len() < graphs {
+            let ast = root(random, &database);
+            let graph = graph(&ast, &database);
+            let client = Client::new(&graph, &mut database);
+            let id = catalogue.insert(graph);
+            println!("{id:?}: {ast:?}");
+            clients.insert(id, client);
+        }
+        for _ in 0..1 + random.below(3) {
+            write(random, &mut database);
+        }
+        let commit = database.commit();
+        let advanced = match random.below(2) {
+            0 => catalogue.commit(&commit, &mut database),
+            _ => catalogue.commit_with(&commit, &mut vec![database.clone(); 3]),
+        };
+        for (id, outcome) in advanced {
+            let delta = outcome.unwrap_or_else(|_| {
+                let hydration = database.hydrate(catalogue.get(id).expect("a running graph").query());
+                catalogue.rehydrated(id, &hydration, None).expect("nothing to read")
+            });
+            assert!(!delta.changes.is_empty());
+            clients.get_mut(&id).expect("a client").apply(&delta);
+        }
+        for (id, client) in &mut clients {
+            client.check(catalogue.get(*id).expect("a running graph"), &mut database);
+        }
+        let ids: Vec<_> = clients.keys().copied().collect();
+        let gone = *random.pick(&ids);
+        catalogue.remove(gone);
+        clients.remove(&gone);
+    }
+    clients.keys().for_each(|id| drop(catalogue.remove(*id)));
+    assert_eq!(catalogue.route_count(), 0, "routes that lead nowhere");
+}
+
+fn seeds(variable: &str, default: u64) -> std::ops::Range<u64> {
+    let read = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let from = read("GRAPH_SEED").unwrap_or(0);
+    from..from + read(variable).unwrap_or(default)
+}
+
+#[test]
+fn routed_queries_stay_true() {
+    for seed in seeds("CATALOGUE_SEEDS", 20) {
+        run_catalogue(seed, 25, 25);
+    }
+}
+
 #[test]
 fn random_queries_stay_true() {
     // A longer run: GRAPH_SEEDS=20000 cargo test -p engine --release random_queries
-    let seeds = std::env::var("GRAPH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(300);
-    let from = std::env::var("GRAPH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-    for seed in from..from + seeds {
+    for seed in seeds("GRAPH_SEEDS", 300) {
         run(seed, 25);
     }
 }
