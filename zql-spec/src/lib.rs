@@ -15,6 +15,7 @@ pub mod like;
 pub mod naive;
 pub mod normal_form;
 pub mod protocol;
+pub mod query_text;
 pub mod schema;
 pub mod static_params;
 pub mod value;
