@@ -8,13 +8,27 @@
 //!
 //! It must not know Postgres: values arrive as SQLite storage values. Cost of a write grows with the
 //! row and the table's indexes, never with the number of readers or queries.
+//!
+//! # The write-ahead log
+//!
+//! Checkpoints run on a thread of their own, beside the writer. The log can only begin anew when nothing
+//! is pinned. The writer looks for such a moment once the log is long, and makes one, by holding new
+//! pins back and giving up old ones, once it is too long.
 
 mod catalogue;
+mod changelog;
 mod codec;
+mod ddl;
+mod displace;
 mod error;
 mod load;
+mod pins;
+mod relation;
 mod snapshot;
 mod spec;
+#[cfg(test)]
+mod tests;
+mod track;
 mod writer;
 
 pub use codec::RowCodec;
@@ -25,12 +39,27 @@ pub use snapshot::{Reader, Snapshot};
 pub use spec::{ColumnSpec, IndexSpec, TableSpec};
 pub use writer::{Relation, Tx, Writer};
 
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
+use rusqlite::{Connection, OpenFlags};
 use zql_spec::schema::Schema;
 
 use crate::commit::Version;
+use catalogue::Catalogue;
+use pins::Pins;
+use snapshot::Pool;
+
+/// The column that holds the version at which a row was last written.
+pub const VERSION_COLUMN: &str = "_0_version";
+
+/// How long SQLite waits for another process's lock (a backup tool's, say) before it gives up.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the replica stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +79,7 @@ pub struct Origin {
     pub replica_version: String,
     /// The publications that are mirrored.
     pub publications: Vec<String>,
-    /// JSON remembered as `initialSyncContext`.
+    /// JSON remembered as `initialSyncContext`; `{}` for none.
     pub context: String,
 }
 
@@ -59,77 +88,236 @@ pub struct Origin {
 pub struct ReplicaMetrics {
     /// Bytes of the database file.
     pub file_bytes: u64,
-    /// Bytes of the write-ahead log file.
+    /// Bytes of the write-ahead log file. It keeps its largest size; see `wal_pages`.
     pub wal_bytes: u64,
+    /// Pages of the log in use after the last commit.
+    pub wal_pages: u64,
     /// Versions that are pinned now.
     pub pinned: usize,
     /// How long the oldest pin has been held.
-    pub oldest_pin: std::time::Duration,
+    pub oldest_pin: Duration,
+}
+
+/// The newest version, as readers see it.
+struct Published {
+    version: Version,
+    schema: Arc<Schema>,
+    catalogue: Arc<Catalogue>,
 }
 
 /// An open, complete replica.
 pub struct Replica {
-    _private: (),
+    path: PathBuf,
+    replica_version: Version,
+    publications: Vec<String>,
+    /// Replaced while the writer commits, so that a pin always meets the schema of its version.
+    published: RwLock<Arc<Published>>,
+    /// The newest pin, for others to share.
+    shared: Mutex<Weak<Snapshot>>,
+    pool: Pool,
+    pins: Pins,
+    writer_taken: AtomicBool,
+    wal_pages: Arc<AtomicU64>,
+    /// The write-ahead log, for making commits durable without the writer.
+    wal: Mutex<Option<File>>,
+    checkpoint: SyncSender<()>,
 }
 
 impl Replica {
     /// Opens a replica. `None` if there is no complete one under this path.
+    ///
+    /// # Errors
+    /// SQLite and file errors; a damaged file is an error for which [`ReplicaError::is_corruption`] holds.
     pub fn open(path: &Path) -> Result<Option<Arc<Replica>>, ReplicaError> {
-        let _ = path;
-        unimplemented!()
+        if !path.try_exists()? || std::fs::metadata(path)?.len() == 0 {
+            return Ok(None);
+        }
+        let connection = open_connection(path)?;
+        let state = match catalogue::read_state(&connection) {
+            // Also what SQLite says about the reference server's own journal mode.
+            Err(error) if error.is_corruption() => {
+                tracing::warn!(path = %path.display(), %error, "not a replica that can be opened");
+                return Ok(None);
+            }
+            state => state?,
+        };
+        let Some(state) = state else { return Ok(None) };
+        let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        if mode != "wal" {
+            return Err(ReplicaError::Mismatch(format!("the replica's journal mode stays {mode}")));
+        }
+        touch(&connection)?;
+        let catalogue = Catalogue::read(&connection)?;
+        let (checkpoint, wanted) = mpsc::sync_channel(1);
+        // This connection lives as long as the replica: SQLite deletes the log with the last one.
+        std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+            while wanted.recv().is_ok() {
+                // Busy is no failure: the next signal tries again.
+                if let Err(error) = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+                    tracing::warn!(%error, "checkpoint failed");
+                }
+            }
+        })?;
+        let published = Published {
+            version: state.state_version,
+            schema: Arc::new(catalogue.schema()),
+            catalogue: Arc::new(catalogue),
+        };
+        Ok(Some(Arc::new(Replica {
+            path: path.to_owned(),
+            replica_version: state.replica_version,
+            publications: state.publications,
+            published: RwLock::new(Arc::new(published)),
+            shared: Mutex::new(Weak::new()),
+            pool: Pool::default(),
+            pins: Pins::default(),
+            writer_taken: AtomicBool::new(false),
+            wal_pages: Arc::new(AtomicU64::new(0)),
+            wal: Mutex::new(None),
+            checkpoint,
+        })))
     }
 
     /// Begins an initial sync. An existing replica stays until [`InitialLoad::finish`] replaces it.
     pub fn create(path: &Path, origin: &Origin) -> Result<InitialLoad, ReplicaError> {
-        let _ = (path, origin);
-        unimplemented!()
+        InitialLoad::begin(path, origin)
     }
 
     /// Deletes a replica and everything beside it.
     pub fn delete(path: &Path) -> Result<(), ReplicaError> {
-        let _ = path;
-        unimplemented!()
+        delete_family(&beside(path, "-loading"))?;
+        delete_family(path)
     }
 
     /// What queries can see at the newest version.
     pub fn schema(&self) -> Arc<Schema> {
-        unimplemented!()
+        Arc::clone(&self.published.read().schema)
     }
 
     /// Where the replica stands.
     pub fn state(&self) -> ReplicaState {
-        unimplemented!()
+        ReplicaState {
+            replica_version: Arc::clone(&self.replica_version),
+            state_version: Arc::clone(&self.published.read().version),
+            publications: self.publications.clone(),
+        }
     }
 
     /// All replicated tables as declared, visible or not: what the change source compares upstream's with.
-    pub fn tables(&self) -> Result<Vec<TableSpec>, ReplicaError> {
-        unimplemented!()
+    pub fn tables(&self) -> Vec<TableSpec> {
+        self.published.read().catalogue.tables.clone()
     }
 
     /// All mirrored indexes.
-    pub fn indexes(&self) -> Result<Vec<IndexSpec>, ReplicaError> {
-        unimplemented!()
+    pub fn indexes(&self) -> Vec<IndexSpec> {
+        self.published.read().catalogue.indexes.clone()
     }
 
     /// The writer. There is one: a second is refused until the first is dropped.
     pub fn writer(self: &Arc<Self>) -> Result<Writer, ReplicaError> {
-        unimplemented!()
+        if self.writer_taken.swap(true, Ordering::AcqRel) {
+            return Err(ReplicaError::WriterTaken);
+        }
+        Writer::open(self).inspect_err(|_| self.writer_taken.store(false, Ordering::Release))
     }
 
     /// Pins the newest version. Pins of one version share it.
+    ///
+    /// Blocks while the log is being reset. A thread must not wait here while it holds an older pin
+    /// that nobody else will drop.
     pub fn pin(self: &Arc<Self>) -> Result<Arc<Snapshot>, ReplicaError> {
-        unimplemented!()
+        let _gate = self.pins.enter();
+        let published = self.published.read();
+        let mut shared = self.shared.lock();
+        if let Some(snapshot) = shared.upgrade()
+            && snapshot.version == published.version
+            && !snapshot.is_expired()
+        {
+            return Ok(snapshot);
+        }
+        let snapshot = Snapshot::pin(self, &published)?;
+        debug_assert_eq!(snapshot.version, published.version, "the file is at the published version");
+        self.pins.add(&snapshot);
+        *shared = Arc::downgrade(&snapshot);
+        Ok(snapshot)
     }
 
     /// Forces all commits so far to disk and gives the newest version that is then safe from power loss:
     /// what may be acknowledged upstream. Does not block the writer. (Every commit survives the death
     /// of the process without it.)
     pub fn make_durable(&self) -> Result<Version, ReplicaError> {
-        unimplemented!()
+        let version = Arc::clone(&self.published.read().version);
+        let mut wal = self.wal.lock();
+        // SQLite keeps the file for as long as a connection is open, so the handle stays the right one.
+        // It holds no lock on this file that closing ours could drop.
+        let file = match &mut *wal {
+            Some(file) => file,
+            none => none.insert(File::open(beside(&self.path, "-wal"))?),
+        };
+        file.sync_data()?;
+        Ok(version)
     }
 
     /// Sizes for operators to watch.
     pub fn metrics(&self) -> ReplicaMetrics {
-        unimplemented!()
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let (pinned, oldest_pin) = self.pins.measure();
+        ReplicaMetrics {
+            file_bytes: size(&self.path),
+            wal_bytes: size(&beside(&self.path, "-wal")),
+            wal_pages: self.wal_pages.load(Ordering::Relaxed),
+            pinned,
+            oldest_pin,
+        }
     }
+
+    /// Lets the next pin be a new one.
+    fn forget_shared(&self, version: &Version) {
+        let mut shared = self.shared.lock();
+        if shared.upgrade().is_some_and(|snapshot| snapshot.version == *version) {
+            *shared = Weak::new();
+        }
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// A connection to a replica file, which must exist.
+fn open_connection(path: &Path) -> Result<Connection, ReplicaError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    crate::sql::functions::register(&connection)?;
+    Ok(connection)
+}
+
+/// Writes something that means nothing: snapshots need a log that has been written to, and SQLite does
+/// not write a page whose content stays.
+fn touch(connection: &Connection) -> Result<(), ReplicaError> {
+    connection.execute(r#"UPDATE "_zero.replicationState" SET writeTimeMs = coalesce(writeTimeMs, 0) + 1"#, [])?;
+    Ok(())
+}
+
+/// The path with something appended to its last part.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Removes a database file and all that SQLite puts beside it.
+fn delete_family(path: &Path) -> Result<(), ReplicaError> {
+    for suffix in ["-wal", "-wal2", "-shm", "-journal", ""] {
+        match std::fs::remove_file(beside(path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }

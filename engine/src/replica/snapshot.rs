@@ -1,16 +1,111 @@
 //! Pinned versions and the connections that read them.
+//!
+//! A pin is a connection inside a read transaction. More connections join it at exactly its version
+//! through SQLite's snapshot API, whose calls are the only unsafe code of the workspace. A pin keeps the
+//! write-ahead log from being reset, so pins are meant to be brief; one that outlives the log's bound is
+//! given up ([`ReplicaError::PinExpired`]) and its holder pins again.
 #![allow(unsafe_code)]
 
 use std::ops::Deref;
+use std::path::Path;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use parking_lot::Mutex;
+use rusqlite::{Connection, InterruptHandle, ffi};
 use zql_spec::schema::{Schema, Table};
+use zql_spec::value::Value;
 
 use super::codec::RowCodec;
 use super::error::ReplicaError;
+use super::{Published, Replica};
 use crate::commit::{StoredRow, Version};
-use crate::sql::Sql;
+use crate::sql::{Sql, fits};
+
+/// Idle connections kept between pins: as many as a large machine has reading threads.
+const POOL_MAX: usize = 64;
+
+/// Statements kept prepared on a connection: the statements of a few hundred distinct query nodes.
+const STATEMENTS_MAX: usize = 256;
+
+/// How long opening a reader waits for a checkpoint, during which SQLite refuses to open snapshots.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(30);
+
+/// SQLite's own description of a version: which frames of the log are part of it.
+struct Handle(NonNull<ffi::sqlite3_snapshot>);
+
+// SAFETY: the object is a plain copy of the log's header; SQLite never changes it after
+// sqlite3_snapshot_get and only reads it in sqlite3_snapshot_open, from any thread.
+unsafe impl Send for Handle {}
+// SAFETY: as above; all use after creation is read-only.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from sqlite3_snapshot_get and is freed once, here.
+        unsafe { ffi::sqlite3_snapshot_free(self.0.as_ptr()) }
+    }
+}
+
+/// The snapshot of the connection's open read transaction.
+fn snapshot_get(connection: &Connection) -> rusqlite::Result<Handle> {
+    let mut snapshot = ptr::null_mut();
+    // SAFETY: the handle is valid while the connection is borrowed and used by this thread alone; the
+    // name is a NUL-terminated constant; the out pointer is checked below.
+    let code = unsafe { ffi::sqlite3_snapshot_get(connection.handle(), c"main".as_ptr(), &mut snapshot) };
+    match NonNull::new(snapshot) {
+        Some(snapshot) if code == ffi::SQLITE_OK => Ok(Handle(snapshot)),
+        _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("sqlite3_snapshot_get".to_owned()))),
+    }
+}
+
+/// Starts a read transaction at the snapshot on a connection that has begun one and not read yet.
+fn snapshot_open(connection: &Connection, snapshot: &Handle) -> rusqlite::Result<()> {
+    // SAFETY: the connection's handle is valid while borrowed and used by this thread alone; the
+    // snapshot is alive for as long as `snapshot` is borrowed.
+    let code = unsafe { ffi::sqlite3_snapshot_open(connection.handle(), c"main".as_ptr(), snapshot.0.as_ptr()) };
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+}
+
+/// Opens a connection that only reads.
+pub(super) fn open_reading(path: &Path) -> Result<Connection, ReplicaError> {
+    let connection = super::open_connection(path)?;
+    connection.pragma_update(None, "query_only", true)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    // Reads of checkpointed pages come straight from the page cache of the operating system.
+    connection.pragma_update(None, "mmap_size", 1_i64 << 36)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A connection that has never read cannot open a snapshot.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Connections that are in no transaction.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Pool {
+    fn take(&self, path: &Path) -> Result<Connection, ReplicaError> {
+        match self.idle.lock().pop() {
+            Some(connection) => Ok(connection),
+            None => open_reading(path),
+        }
+    }
+
+    fn give(&self, connection: Connection) {
+        // A connection whose transaction does not end is closed instead.
+        if connection.execute_batch("ROLLBACK").is_ok() {
+            let mut idle = self.idle.lock();
+            if idle.len() < POOL_MAX {
+                idle.push(connection);
+            }
+        }
+    }
+}
 
 /// One version of the replica, readable as long as this lives. Hold it briefly: it keeps the
 /// write-ahead log from being reset.
@@ -19,41 +114,175 @@ pub struct Snapshot {
     pub version: Version,
     /// What queries can see at that version.
     pub schema: Arc<Schema>,
+    replica: Arc<Replica>,
+    published: Arc<Published>,
+    handle: Handle,
+    /// Connections at this version that nobody uses at the moment. Together with the lent ones there is
+    /// always at least one, which is the pin.
+    idle: Mutex<Vec<Connection>>,
+    interrupts: Mutex<Vec<InterruptHandle>>,
+    expired: AtomicBool,
+    pub(super) since: Instant,
 }
 
 impl Snapshot {
+    /// Pins the newest version. The caller keeps the writer from publishing another meanwhile.
+    pub(super) fn pin(replica: &Arc<Replica>, published: &Arc<Published>) -> Result<Arc<Snapshot>, ReplicaError> {
+        let connection = replica.pool.take(&replica.path)?;
+        connection.execute_batch("BEGIN")?;
+        let pinned = (|| {
+            let version = connection
+                .prepare_cached(r#"SELECT stateVersion FROM "_zero.replicationState""#)?
+                .query_row([], |row| Ok(Version::from(row.get_ref(0)?.as_str()?)))?;
+            Ok::<_, ReplicaError>((version, snapshot_get(&connection)?))
+        })();
+        match pinned {
+            Ok((version, handle)) => Ok(Arc::new(Snapshot {
+                version,
+                schema: Arc::clone(&published.schema),
+                replica: Arc::clone(replica),
+                published: Arc::clone(published),
+                handle,
+                interrupts: Mutex::new(vec![connection.get_interrupt_handle()]),
+                idle: Mutex::new(vec![connection]),
+                expired: AtomicBool::new(false),
+                since: Instant::now(),
+            })),
+            Err(error) => {
+                replica.pool.give(connection);
+                Err(error)
+            }
+        }
+    }
+
     /// A pooled connection that reads at exactly this version. For one thread at a time.
+    ///
+    /// # Errors
+    /// [`ReplicaError::PinExpired`] if the version was given up: pin again.
     pub fn reader(self: &Arc<Self>) -> Result<Reader, ReplicaError> {
-        unimplemented!()
+        if self.expired.load(Ordering::Acquire) {
+            return Err(ReplicaError::PinExpired(Arc::clone(&self.version)));
+        }
+        let idle = self.idle.lock().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.join()?,
+        };
+        Ok(Reader { snapshot: Arc::clone(self), connection: Some(connection) })
+    }
+
+    /// Another connection at this version.
+    fn join(&self) -> Result<Connection, ReplicaError> {
+        let connection = self.replica.pool.take(&self.replica.path)?;
+        let deadline = Instant::now() + CHECKPOINT_WAIT;
+        loop {
+            connection.execute_batch("BEGIN")?;
+            let error = match snapshot_open(&connection, &self.handle) {
+                Ok(()) => {
+                    self.interrupts.lock().push(connection.get_interrupt_handle());
+                    return Ok(connection);
+                }
+                Err(error) => error,
+            };
+            connection.execute_batch("ROLLBACK")?;
+            match error.sqlite_error() {
+                Some(sqlite) if sqlite.code == rusqlite::ErrorCode::DatabaseBusy && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                // The log was reset: possible for a version that was wholly in the database file.
+                Some(sqlite) if sqlite.extended_code == ffi::SQLITE_ERROR_SNAPSHOT => {
+                    self.replica.forget_shared(&self.version);
+                    return Err(ReplicaError::PinExpired(Arc::clone(&self.version)));
+                }
+                _ => return Err(error.into()),
+            }
+        }
     }
 
     /// The codec for rows of a table at this version.
     pub fn codec(&self, table: &Arc<Table>) -> RowCodec {
-        let _ = table;
-        unimplemented!()
+        RowCodec::new(table, self.published.catalogue.min_versions.get(&table.name).cloned())
+    }
+
+    /// Whether the version was given up.
+    pub fn is_expired(&self) -> bool {
+        self.expired.load(Ordering::Acquire)
+    }
+
+    /// Gives the version up: running statements are interrupted, no reader is opened any more.
+    pub(super) fn expire(&self) {
+        self.expired.store(true, Ordering::Release);
+        for interrupt in &*self.interrupts.lock() {
+            interrupt.interrupt();
+        }
+        // Idle connections hold the log for nothing.
+        let idle = std::mem::take(&mut *self.idle.lock());
+        for connection in idle {
+            self.replica.pool.give(connection);
+        }
     }
 }
 
-/// A connection inside a read transaction at the snapshot's version. Goes back to the pool when dropped.
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        for connection in self.idle.get_mut().drain(..) {
+            self.replica.pool.give(connection);
+        }
+        self.replica.pins.released();
+    }
+}
+
+/// A connection inside a read transaction at the snapshot's version. Goes back to the snapshot when dropped.
 pub struct Reader {
-    connection: Connection,
+    snapshot: Arc<Snapshot>,
+    /// Present until dropped.
+    connection: Option<Connection>,
 }
 
 impl Reader {
     /// The version read.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
-        unimplemented!()
+        &self.snapshot
     }
 
-    /// Runs a node's SELECT and decodes its rows. `lookup` holds a value for each of [`Sql::lookup`].
+    /// Runs a node's SELECT and decodes its rows. `lookup` holds a value for each of [`Sql::lookup`] and
+    /// `columns` the columns they stand for: a null, or a value of another type than its column's, finds nothing.
     pub fn rows(
         &self,
         sql: &Sql,
         table: &Arc<Table>,
-        lookup: &[zql_spec::value::Value],
-    ) -> Result<Vec<Arc<StoredRow>>, ReplicaError> {
-        let _ = (sql, table, lookup);
-        unimplemented!()
+        columns: &[usize],
+        lookup: &[Value],
+        found: &mut dyn FnMut(Arc<StoredRow>),
+    ) -> Result<(), ReplicaError> {
+        let mistyped = |(&column, value): (&usize, &Value)| !fits(table.columns[column].value_type, value);
+        if columns.iter().zip(lookup).any(mistyped) {
+            return Ok(());
+        }
+        let codec = self.snapshot.codec(table);
+        let mut statement = self.prepare_cached(&sql.text)?;
+        sql.bind_to(&mut statement, lookup)?;
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+            found(codec.decode(row, 0)?);
+        }
+        Ok(())
+    }
+
+    /// An error of this connection: an interruption means that the pin was given up.
+    pub fn error(&self, error: rusqlite::Error) -> ReplicaError {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) if self.snapshot.is_expired() => {
+                ReplicaError::PinExpired(Arc::clone(&self.snapshot.version))
+            }
+            _ => ReplicaError::Sqlite(error),
+        }
     }
 }
 
@@ -61,6 +290,20 @@ impl Deref for Reader {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
-        &self.connection
+        self.connection.as_ref().expect("a reader has its connection until it is dropped")
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let mut idle = self.snapshot.idle.lock();
+        // Checked under the lock that `expire` empties the list under.
+        if self.snapshot.is_expired() {
+            drop(idle);
+            self.snapshot.replica.pool.give(connection);
+        } else {
+            idle.push(connection);
+        }
     }
 }

@@ -3,24 +3,175 @@
 //! A transaction of upstream is one SQLite transaction. Old images are read by key before each write,
 //! so that the [`Commit`] says all there is to know. Values are SQLite storage values, already converted:
 //! booleans as 0/1, JSON and arrays as text, times as milliseconds.
+//!
+//! A write costs a look-up by key, a write by row id and one entry of the change log, each through a
+//! prepared statement. An update sets only columns whose value changed, so that it touches only
+//! their indexes.
 
-use crate::commit::Commit;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::SqliteValue;
+use parking_lot::RwLockWriteGuard;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rustc_hash::FxHashMap;
+use zql_spec::schema::Schema;
+
+use super::catalogue::{Catalogue, now_ms, quote};
+use super::codec::RowCodec;
+use super::displace::Displaced;
 use super::error::ReplicaError;
-use super::spec::{ColumnSpec, IndexSpec, TableSpec};
+use super::relation::{Mask, RelationInfo, Stored};
+use super::track::Track;
+use super::{Published, Replica, SqliteValue, changelog, touch};
+use crate::commit::{Commit, StoredRow, Version};
+
+/// Pages the log grows by between two checkpoints: 4 MiB, SQLite's own default.
+const CHECKPOINT_PAGES: u64 = 1000;
+
+/// From this length on (64 MiB) the log is reset when nothing is pinned.
+const LOG_SOFT_PAGES: u64 = 16 << 10;
+
+/// From this length on (512 MiB) pins are held back and given up so that the log can be reset: reads
+/// slow down as the log grows, and disks end.
+const LOG_HARD_PAGES: u64 = 128 << 10;
+
+/// How long pins may still be used once the log is too long: longer than nearly all hydrations.
+const PIN_GRACE: Duration = Duration::from_secs(10);
+
+/// Prepared statements of the writer: a handful for each table written.
+const STATEMENTS_MAX: usize = 2048;
+
+/// Bounds of the write-ahead log, in pages of 4 KiB.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LogBounds {
+    pub(super) soft: u64,
+    pub(super) hard: u64,
+    pub(super) grace: Duration,
+}
 
 /// The write side of a replica. There is one.
 pub struct Writer {
-    _private: (),
+    replica: Arc<Replica>,
+    pub(super) connection: Connection,
+    /// Grows with every schema change, so that relations resolved before are known to be stale.
+    generation: u64,
+    relations: FxHashMap<RelationKey, Arc<RelationInfo>>,
+    next_checkpoint: u64,
+    next_reset: u64,
+    pub(super) bounds: LogBounds,
 }
 
+type RelationKey = (String, Vec<String>, Vec<String>);
+
 impl Writer {
+    pub(super) fn open(replica: &Arc<Replica>) -> Result<Writer, ReplicaError> {
+        let mut connection = super::open_connection(&replica.path)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        connection.pragma_update(None, "cache_size", -64 * 1024)?;
+        connection.pragma_update(None, "analysis_limit", 1000)?;
+        let pages = Arc::clone(&replica.wal_pages);
+        connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, in_log: std::ffi::c_int| {
+            pages.store(u64::try_from(in_log).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Writer {
+            replica: Arc::clone(replica),
+            connection,
+            generation: 0,
+            relations: FxHashMap::default(),
+            next_checkpoint: CHECKPOINT_PAGES,
+            next_reset: 0,
+            bounds: LogBounds { soft: LOG_SOFT_PAGES, hard: LOG_HARD_PAGES, grace: PIN_GRACE },
+        })
+    }
+
     /// Begins a transaction that leads to `version`, which must be greater than the newest one.
     /// Dropping the transaction rolls it back.
+    ///
+    /// Blocks while the write-ahead log has to be reset first.
     pub fn begin(&mut self, version: &str) -> Result<Tx<'_>, ReplicaError> {
-        let _ = version;
-        unimplemented!()
+        self.tend_log()?;
+        let published = Arc::clone(&self.replica.published.read());
+        if *version <= *published.version {
+            return Err(ReplicaError::Mismatch(format!("version {version} does not come after {}", published.version)));
+        }
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        Ok(Tx {
+            version: Version::from(version),
+            base: Arc::clone(&published.version),
+            catalogue: Arc::clone(&published.catalogue),
+            schema: Arc::clone(&published.schema),
+            published,
+            track: Track::default(),
+            displaced: Vec::new(),
+            schema_changed: false,
+            reloaded: false,
+            open: true,
+            writer: self,
+        })
+    }
+
+    /// Asks for a checkpoint when the log has grown, and resets the log when that is due and possible.
+    fn tend_log(&mut self) -> Result<(), ReplicaError> {
+        let pages = self.replica.wal_pages.load(Ordering::Relaxed);
+        if pages + CHECKPOINT_PAGES < self.next_checkpoint {
+            // The log began anew.
+            (self.next_checkpoint, self.next_reset) = (CHECKPOINT_PAGES, 0);
+        }
+        if pages >= self.next_checkpoint {
+            self.next_checkpoint = pages + CHECKPOINT_PAGES;
+            // Full means that one is due anyway.
+            let _ = self.replica.checkpoint.try_send(());
+        }
+        if pages < self.bounds.soft.max(self.next_reset) {
+            return Ok(());
+        }
+        let must = pages >= self.bounds.hard;
+        if !must && self.replica.pins.measure().0 > 0 {
+            return Ok(());
+        }
+        let replica = Arc::clone(&self.replica);
+        let _gate = replica.pins.close();
+        let drained = replica.pins.drain(if must { self.bounds.grace } else { Duration::ZERO });
+        if self.reset_log(if must { self.bounds.grace } else { Duration::ZERO })? {
+            (self.next_checkpoint, self.next_reset) = (CHECKPOINT_PAGES, 0);
+        } else {
+            // Another process reads: try again when the log has grown noticeably.
+            self.next_reset = pages + self.bounds.soft / 4;
+            tracing::warn!(pages, drained, "the write-ahead log cannot be reset");
+        }
+        Ok(())
+    }
+
+    /// Moves the whole log into the database file and begins it anew. False if someone reads from it.
+    fn reset_log(&self, wait: Duration) -> Result<bool, ReplicaError> {
+        self.connection.busy_timeout(wait)?;
+        let busy = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, bool>(0));
+        self.connection.busy_timeout(super::BUSY_TIMEOUT)?;
+        if busy? {
+            return Ok(false);
+        }
+        // Until the log is written to again, a snapshot would be one of the old log.
+        touch(&self.connection)?;
+        Ok(true)
+    }
+
+    fn stale(&mut self) {
+        self.generation += 1;
+        self.relations.clear();
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.replica.writer_taken.store(false, Ordering::Release);
+    }
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("replica", &self.replica).finish_non_exhaustive()
     }
 }
 
@@ -28,109 +179,390 @@ impl Writer {
 /// the transaction that made it and later ones, until the schema changes; making one that was made
 /// before is a look-up.
 #[derive(Clone, Debug)]
-pub struct Relation {
-    index: usize,
-}
+pub struct Relation(pub(super) Arc<RelationInfo>);
 
 /// One upstream transaction.
 pub struct Tx<'w> {
-    _writer: &'w mut Writer,
+    pub(super) writer: &'w mut Writer,
+    pub(super) version: Version,
+    base: Version,
+    pub(super) published: Arc<Published>,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) schema: Arc<Schema>,
+    pub(super) track: Track,
+    pub(super) displaced: Vec<Displaced>,
+    pub(super) schema_changed: bool,
+    reloaded: bool,
+    open: bool,
+}
+
+/// A row found by key.
+struct Found {
+    rowid: i64,
+    image: Option<Arc<StoredRow>>,
 }
 
 impl Tx<'_> {
-    /// Resolves a table, the columns of its rows in the stream and the columns of its row key (empty if
-    /// upstream has none; for replica identity `full`, pass none: the table's own key is used).
+    /// Resolves a table, the columns of its rows in the stream and the columns of its row key. An empty key
+    /// stands for the table's own (replica identity `full`); if it has none, rows can only be inserted.
     pub fn relation(&mut self, table: &str, columns: &[&str], key: &[&str]) -> Result<Relation, ReplicaError> {
-        let _ = (table, columns, key);
-        unimplemented!()
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let cache_key = (table.to_owned(), owned(columns), owned(key));
+        if let Some(info) = self.writer.relations.get(&cache_key) {
+            return Ok(Relation(Arc::clone(info)));
+        }
+        let generation = self.writer.generation;
+        let info = RelationInfo::resolve(&self.catalogue, &self.schema, generation, table, columns, key)?;
+        let info = Arc::new(info);
+        self.writer.relations.insert(cache_key, Arc::clone(&info));
+        Ok(Relation(info))
     }
 
-    /// Inserts a row, replacing one with the same key.
+    /// Inserts a row, replacing one with the same key. `row` has a value for each column of the relation.
     pub fn insert(&mut self, relation: &Relation, row: &[SqliteValue]) -> Result<(), ReplicaError> {
-        let _ = (relation.index, row);
-        unimplemented!()
+        let info = self.check(relation, row.len())?;
+        let insert = |tx: &Self| {
+            let mut statement = tx.writer.connection.prepare_cached(&info.insert)?;
+            for (position, value) in row.iter().enumerate() {
+                statement.raw_bind_parameter(position + 1, value)?;
+            }
+            statement.raw_bind_parameter(row.len() + 1, &*tx.version)?;
+            statement.raw_execute()
+        };
+        match insert(self) {
+            Err(error) if is_unique_violation(&error) => {
+                let mut whole = vec![SqliteValue::Null; info.width];
+                for (&column, value) in info.columns.iter().zip(row) {
+                    whole[column] = value.clone();
+                }
+                self.displace_conflicts(info, &whole, None)?;
+                insert(self)?;
+            }
+            result => {
+                result?;
+            }
+        }
+        let rowid = self.writer.connection.last_insert_rowid();
+        let Some(visible) = info.visible.as_ref().filter(|visible| self.track.wants(&visible.table.name)) else {
+            return Ok(());
+        };
+        let codec = RowCodec::new(&visible.table, None);
+        let mut values = Vec::with_capacity(visible.source.len());
+        let mut known = true;
+        for (column, source) in visible.source.iter().enumerate() {
+            match source.map(|source| visible.stored(&codec, column, &row[source])) {
+                Some(Ok(Stored::As(value))) => values.push(value),
+                Some(Ok(Stored::Unknown)) | None => {
+                    known = false;
+                    break;
+                }
+                Some(Err(error)) => {
+                    self.unlistable(info, error)?;
+                    return Ok(());
+                }
+            }
+        }
+        let image = if known {
+            Some(Arc::new(StoredRow { values: values.into(), version: Arc::clone(&self.version) }))
+        } else {
+            self.read_image(info, rowid)?
+        };
+        self.track.note(&visible.table, rowid, None, image);
+        Ok(())
     }
 
-    /// Updates the row with the old key, or with the new row's key if no old key is given. `None` in `row` is an unchanged column
-    /// that upstream did not send. A row that is not there is inserted.
+    /// Updates the row with the old key, or with the new row's key if no old key is given (values in the order
+    /// of the relation's key). `None` in `row` is an unchanged column that upstream did not send. A row
+    /// that is not there is inserted, with nulls for what was not sent.
     pub fn update(
         &mut self,
         relation: &Relation,
         old_key: Option<&[SqliteValue]>,
         row: &[Option<SqliteValue>],
     ) -> Result<(), ReplicaError> {
-        let _ = (relation, old_key, row);
-        unimplemented!()
+        let info = self.check(relation, row.len())?;
+        let key = match old_key {
+            Some(key) => key.to_vec(),
+            None => info
+                .key
+                .iter()
+                .map(|&position| row[position].clone())
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(|| ReplicaError::Mismatch(format!("an update of {} lacks its key", info.name)))?,
+        };
+        if let Some(displaced) = self.take_displaced(info, &key)? {
+            let mut values = displaced.values;
+            for (&column, value) in info.columns.iter().zip(row) {
+                if let Some(value) = value {
+                    values[column] = value.clone();
+                }
+            }
+            let version = SqliteValue::Text(self.version.to_string());
+            return self.insert_whole(info, &values, &version);
+        }
+        let Some(found) = self.find(info, &key)? else {
+            let row: Vec<SqliteValue> = row.iter().map(|value| value.clone().unwrap_or(SqliteValue::Null)).collect();
+            return self.insert(relation, &row);
+        };
+        let mut mask: Mask = row.iter().map(Option::is_some).collect();
+        // What the row will read as; `None` once it is not known from here.
+        let mut values = found.image.as_ref().map(|image| image.values.clone());
+        if let (Some(visible), Some(image)) = (&info.visible, &found.image) {
+            let codec = RowCodec::new(&visible.table, None);
+            for (column, source) in visible.source.iter().enumerate() {
+                let Some(source) = *source else { continue };
+                let Some(value) = &row[source] else { continue };
+                match visible.stored(&codec, column, value) {
+                    Ok(Stored::As(value)) if value == image.values[column] => mask[source] = false,
+                    Ok(Stored::As(value)) => {
+                        if let Some(values) = &mut values {
+                            values[column] = value;
+                        }
+                    }
+                    Ok(Stored::Unknown) => values = None,
+                    Err(error) => {
+                        self.unlistable(info, error)?;
+                        values = None;
+                    }
+                }
+            }
+        }
+        self.execute_update(info, &mask, row, found.rowid)?;
+        if let (Some(visible), Some(old)) = (&info.visible, found.image)
+            && self.track.wants(&info.name)
+        {
+            let new = match values {
+                Some(values) => Some(Arc::new(StoredRow { values, version: Arc::clone(&self.version) })),
+                None => self.read_image(info, found.rowid)?,
+            };
+            self.track.note(&visible.table, found.rowid, Some(old), new);
+        }
+        Ok(())
+    }
+
+    fn execute_update(
+        &mut self,
+        info: &Arc<RelationInfo>,
+        mask: &Mask,
+        row: &[Option<SqliteValue>],
+        rowid: i64,
+    ) -> Result<(), ReplicaError> {
+        let sql = info.update(mask);
+        let update = |tx: &Self| {
+            let mut statement = tx.writer.connection.prepare_cached(&sql)?;
+            let mut parameter = 0;
+            for (value, _) in row.iter().zip(mask).filter(|(_, set)| **set) {
+                parameter += 1;
+                statement.raw_bind_parameter(parameter, value)?;
+            }
+            statement.raw_bind_parameter(parameter + 1, &*tx.version)?;
+            statement.raw_bind_parameter(parameter + 2, rowid)?;
+            statement.raw_execute()
+        };
+        match update(self) {
+            Err(error) if is_unique_violation(&error) => {
+                let mut whole = self.read_whole(info, rowid)?;
+                for (&column, value) in info.columns.iter().zip(row) {
+                    if let Some(value) = value {
+                        whole[column] = value.clone();
+                    }
+                }
+                self.displace_conflicts(info, &whole, Some(rowid))?;
+                update(self)?;
+            }
+            result => {
+                result?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes the row with this key (values of the relation's key columns, in the order given there).
     pub fn delete(&mut self, relation: &Relation, key: &[SqliteValue]) -> Result<(), ReplicaError> {
-        let _ = (relation, key);
-        unimplemented!()
+        let info = self.check(relation, relation.0.columns.len())?;
+        if self.take_displaced(info, key)?.is_some() {
+            return Ok(());
+        }
+        if let Some(found) = self.find(info, key)? {
+            self.writer.connection.prepare_cached(&info.delete)?.execute([found.rowid])?;
+            if let (Some(visible), Some(image)) = (&info.visible, found.image) {
+                self.track.note(&visible.table, found.rowid, Some(image), None);
+            }
+        }
+        Ok(())
     }
 
     /// Deletes all rows of a table.
     pub fn truncate(&mut self, table: &str) -> Result<(), ReplicaError> {
-        let _ = table;
-        unimplemented!()
-    }
-
-    /// Creates a table.
-    pub fn create_table(&mut self, table: &TableSpec) -> Result<(), ReplicaError> {
-        let _ = table;
-        unimplemented!()
-    }
-
-    /// Renames a table.
-    pub fn rename_table(&mut self, old: &str, new: &TableSpec) -> Result<(), ReplicaError> {
-        let _ = (old, new);
-        unimplemented!()
-    }
-
-    /// Drops a table if it exists.
-    pub fn drop_table(&mut self, table: &str) -> Result<(), ReplicaError> {
-        let _ = table;
-        unimplemented!()
-    }
-
-    /// Remembers what the change source says about a table.
-    pub fn set_table_metadata(&mut self, table: &TableSpec) -> Result<(), ReplicaError> {
-        let _ = table;
-        unimplemented!()
-    }
-
-    /// Adds a column.
-    pub fn add_column(&mut self, table: &str, column: &ColumnSpec) -> Result<(), ReplicaError> {
-        let _ = (table, column);
-        unimplemented!()
-    }
-
-    /// Changes a column's name, type or metadata.
-    pub fn update_column(&mut self, table: &str, old: &str, new: &ColumnSpec) -> Result<(), ReplicaError> {
-        let _ = (table, old, new);
-        unimplemented!()
-    }
-
-    /// Drops a column.
-    pub fn drop_column(&mut self, table: &str, column: &str) -> Result<(), ReplicaError> {
-        let _ = (table, column);
-        unimplemented!()
-    }
-
-    /// Creates an index.
-    pub fn create_index(&mut self, index: &IndexSpec) -> Result<(), ReplicaError> {
-        let _ = index;
-        unimplemented!()
-    }
-
-    /// Drops an index if it exists.
-    pub fn drop_index(&mut self, index: &str) -> Result<(), ReplicaError> {
-        let _ = index;
-        unimplemented!()
+        let name: Arc<str> = match self.schema.table(table) {
+            Some(visible) => Arc::clone(&visible.name),
+            None if self.catalogue.table(table).is_some() => Arc::from(table),
+            None => return Err(ReplicaError::Mismatch(format!("Unknown table {table}"))),
+        };
+        self.writer.connection.execute_batch(&format!("DELETE FROM {}", quote(table)))?;
+        self.displaced.retain(|row| row.info.name != name);
+        if self.schema.table(table).is_some() {
+            self.track.rewrite(&name);
+        }
+        Ok(())
     }
 
     /// Commits. The new version is visible to pins made after this returns.
-    pub fn commit(self) -> Result<Commit, ReplicaError> {
-        unimplemented!()
+    pub fn commit(mut self) -> Result<Commit, ReplicaError> {
+        self.settle()?;
+        let track = std::mem::take(&mut self.track);
+        let commit = track.commit(Arc::clone(&self.base), Arc::clone(&self.version), self.schema_changed);
+        let connection = &self.writer.connection;
+        changelog::write(connection, &self.schema, &commit)?;
+        connection
+            .prepare_cached(r#"UPDATE "_zero.replicationState" SET stateVersion = ?, writeTimeMs = ?"#)?
+            .execute(params![&*self.version, now_ms()])?;
+        let published = Arc::new(Published {
+            version: Arc::clone(&self.version),
+            schema: Arc::clone(&self.schema),
+            catalogue: Arc::clone(&self.catalogue),
+        });
+        {
+            let mut current: RwLockWriteGuard<'_, Arc<Published>> = self.writer.replica.published.write();
+            connection.execute_batch("COMMIT")?;
+            *current = published;
+        }
+        self.open = false;
+        if self.schema_changed {
+            // New indexes want statistics; without them the optimiser guesses, so failing is no error.
+            if let Err(error) = connection.execute_batch("PRAGMA optimize") {
+                tracing::warn!(%error, "optimize failed");
+            }
+        }
+        Ok(commit)
     }
+
+    /// Reads the catalogue again after a schema change inside the transaction.
+    pub(super) fn reload(&mut self) -> Result<(), ReplicaError> {
+        let catalogue = Catalogue::read(&self.writer.connection)?;
+        let schema = catalogue.schema();
+        self.schema_changed |=
+            schema != *self.published.schema || catalogue.min_versions != self.published.catalogue.min_versions;
+        self.catalogue = Arc::new(catalogue);
+        self.schema =
+            if schema == *self.published.schema { Arc::clone(&self.published.schema) } else { Arc::new(schema) };
+        self.writer.stale();
+        self.reloaded = true;
+        Ok(())
+    }
+
+    fn check<'r>(&self, relation: &'r Relation, columns: usize) -> Result<&'r Arc<RelationInfo>, ReplicaError> {
+        let info = &relation.0;
+        if info.generation != self.writer.generation {
+            return Err(ReplicaError::Mismatch(format!("the schema of {} changed since it was resolved", info.name)));
+        }
+        if info.columns.len() != columns {
+            return Err(ReplicaError::Mismatch(format!(
+                "a row of {} has {columns} values for {} columns",
+                info.name,
+                info.columns.len()
+            )));
+        }
+        Ok(info)
+    }
+
+    /// The row with a key, with its image if that is wanted and can be read.
+    fn find(&mut self, info: &Arc<RelationInfo>, key: &[SqliteValue]) -> Result<Option<Found>, ReplicaError> {
+        if info.find.is_empty() || key.len() != info.key.len() {
+            return Err(ReplicaError::Mismatch(format!(
+                "Cannot replicate table \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
+                info.name
+            )));
+        }
+        let mut unreadable = None;
+        let found = {
+            let mut statement = self.writer.connection.prepare_cached(&info.find)?;
+            let mut rows = statement.query(params_from_iter(key))?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            let rowid = row.get(0)?;
+            let visible = info.visible.as_ref().filter(|visible| self.track.wants(&visible.table.name));
+            let image = match (visible, self.track.current(&info.name, rowid)) {
+                (Some(_), Some(image)) => Some(Arc::clone(image)),
+                (Some(visible), None) => {
+                    let min_version = self.catalogue.min_versions.get(&info.name).cloned();
+                    match RowCodec::new(&visible.table, min_version).decode(row, 1) {
+                        Ok(image) => Some(image),
+                        Err(error) => {
+                            unreadable = Some(error);
+                            None
+                        }
+                    }
+                }
+                (None, _) => None,
+            };
+            Found { rowid, image }
+        };
+        if let Some(error) = unreadable {
+            self.unlistable(info, error)?;
+        }
+        Ok(Some(found))
+    }
+
+    /// The image of a row as it is now stored. A value that cannot be given to clients gives the table up.
+    pub(super) fn read_image(
+        &mut self,
+        info: &RelationInfo,
+        rowid: i64,
+    ) -> Result<Option<Arc<StoredRow>>, ReplicaError> {
+        let Some(visible) = info.visible.as_ref().filter(|visible| self.track.wants(&visible.table.name)) else {
+            return Ok(None);
+        };
+        let min_version = self.catalogue.min_versions.get(&info.name).cloned();
+        let codec = RowCodec::new(&visible.table, min_version);
+        let image = self
+            .writer
+            .connection
+            .prepare_cached(&info.image)?
+            .query_row([rowid], |row| Ok(codec.decode(row, 0)))
+            .optional()?;
+        match image {
+            Some(Err(error)) => {
+                self.unlistable(info, error)?;
+                Ok(None)
+            }
+            Some(Ok(image)) => Ok(Some(image)),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn read_whole(&self, info: &RelationInfo, rowid: i64) -> Result<Vec<SqliteValue>, ReplicaError> {
+        let mut statement = self.writer.connection.prepare_cached(&info.all)?;
+        Ok(statement.query_row([rowid], |row| (0..info.width).map(|column| row.get(column)).collect())?)
+    }
+
+    /// A row that clients cannot be given: queries that read it fail when they hydrate, all others go on.
+    fn unlistable(&mut self, info: &RelationInfo, error: ReplicaError) -> Result<(), ReplicaError> {
+        let ReplicaError::Value(_) = &error else { return Err(error) };
+        tracing::warn!(table = &*info.name, %error, "a row cannot be given to clients");
+        self.track.rewrite(&info.name);
+        Ok(())
+    }
+}
+
+impl Drop for Tx<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            if let Err(error) = self.writer.connection.execute_batch("ROLLBACK") {
+                tracing::error!(%error, "rollback failed");
+            }
+            if self.reloaded {
+                self.writer.stale();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tx").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn is_unique_violation(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE)
 }

@@ -1,0 +1,185 @@
+//! The few shapes of SQL that are needed, as sqlparser syntax trees.
+//!
+//! Printing a tree never re-parenthesises, so every compound expression made here is nested on its own.
+
+use sqlparser::ast::helpers::attached_token::AttachedToken;
+use sqlparser::ast::{
+    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, GroupByExpr, Ident, LimitClause, ObjectName, OrderBy, OrderByExpr, OrderByKind, OrderByOptions,
+    Query, Select, SelectFlavor, SelectItem, SetExpr, TableAlias, TableFactor, TableFunctionArgs, TableWithJoins,
+    UnaryOperator, Value,
+};
+
+pub(super) fn ident(name: &str) -> Ident {
+    Ident::with_quote('"', name)
+}
+
+pub(super) fn column(alias: &str, name: &str) -> Expr {
+    Expr::CompoundIdentifier(vec![Ident::new(alias), ident(name)])
+}
+
+pub(super) fn parameter(number: usize) -> Expr {
+    Expr::value(Value::Placeholder(format!("?{number}")))
+}
+
+pub(super) fn integer(number: usize) -> Expr {
+    Expr::value(Value::Number(number.to_string(), false))
+}
+
+pub(super) fn constant(truth: bool) -> Expr {
+    integer(usize::from(truth))
+}
+
+pub(super) fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }))
+}
+
+pub(super) fn is_null(expr: Expr) -> Expr {
+    Expr::Nested(Box::new(Expr::IsNull(Box::new(expr))))
+}
+
+pub(super) fn is_not_null(expr: Expr) -> Expr {
+    Expr::Nested(Box::new(Expr::IsNotNull(Box::new(expr))))
+}
+
+/// Hides a column's affinity, and with it its indexes.
+pub(super) fn without_affinity(expr: Expr) -> Expr {
+    Expr::Nested(Box::new(Expr::UnaryOp { op: UnaryOperator::Plus, expr: Box::new(expr) }))
+}
+
+pub(super) fn cast_text(expr: Expr) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type: DataType::Text, array: false, format: None }
+}
+
+pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args.into_iter().map(unnamed).collect(),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+fn unnamed(expr: Expr) -> FunctionArg {
+    FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
+}
+
+/// All of them. No condition is true.
+pub(super) fn and(conditions: Vec<Expr>) -> Expr {
+    join(conditions, BinaryOperator::And, true)
+}
+
+/// One of them. No condition is false.
+pub(super) fn or(conditions: Vec<Expr>) -> Expr {
+    join(conditions, BinaryOperator::Or, false)
+}
+
+fn join(conditions: Vec<Expr>, op: BinaryOperator, empty: bool) -> Expr {
+    let many = conditions.len() > 1;
+    let joined = conditions.into_iter().reduce(|left, right| Expr::BinaryOp {
+        left: Box::new(left),
+        op: op.clone(),
+        right: Box::new(right),
+    });
+    match joined {
+        None => constant(empty),
+        Some(expr) if many => Expr::Nested(Box::new(expr)),
+        Some(expr) => expr,
+    }
+}
+
+pub(super) fn exists(subquery: Query, negated: bool) -> Expr {
+    Expr::Exists { subquery: Box::new(subquery), negated }
+}
+
+pub(super) fn in_subquery(expr: Expr, subquery: Query, negated: bool) -> Expr {
+    Expr::Nested(Box::new(Expr::InSubquery { expr: Box::new(expr), subquery: Box::new(subquery), negated }))
+}
+
+/// `json_each(array)`: the rows of a JSON array, in column `value`.
+pub(super) fn json_each(array: Expr) -> TableFactor {
+    let mut factor = table("json_each", None);
+    if let TableFactor::Table { name, args, .. } = &mut factor {
+        *name = ObjectName::from(vec![Ident::new("json_each")]);
+        *args = Some(TableFunctionArgs { args: vec![unnamed(array)], settings: None });
+    }
+    factor
+}
+
+pub(super) fn table(name: &str, alias: Option<&str>) -> TableFactor {
+    TableFactor::Table {
+        name: ObjectName::from(vec![ident(name)]),
+        alias: alias.map(|alias| TableAlias { explicit: true, name: Ident::new(alias), columns: Vec::new(), at: None }),
+        args: None,
+        with_hints: Vec::new(),
+        version: None,
+        with_ordinality: false,
+        partitions: Vec::new(),
+        json_path: None,
+        sample: None,
+        index_hints: Vec::new(),
+    }
+}
+
+pub(super) fn sort(expr: Expr, ascending: bool) -> OrderByExpr {
+    OrderByExpr { expr, options: OrderByOptions { asc: Some(ascending), nulls_first: None }, with_fill: None }
+}
+
+pub(super) fn select(
+    projection: Vec<Expr>,
+    from: TableFactor,
+    conditions: Vec<Expr>,
+    order: Vec<OrderByExpr>,
+    limit: Option<Expr>,
+) -> Query {
+    let select = Select {
+        select_token: AttachedToken::empty(),
+        optimizer_hints: Vec::new(),
+        distinct: None,
+        select_modifiers: None,
+        top: None,
+        top_before_distinct: false,
+        projection: projection.into_iter().map(SelectItem::UnnamedExpr).collect(),
+        exclude: None,
+        into: None,
+        from: vec![TableWithJoins { relation: from, joins: Vec::new() }],
+        lateral_views: Vec::new(),
+        prewhere: None,
+        selection: (!conditions.is_empty()).then(|| and(conditions)),
+        connect_by: Vec::new(),
+        group_by: GroupByExpr::Expressions(Vec::new(), Vec::new()),
+        cluster_by: Vec::new(),
+        distribute_by: Vec::new(),
+        sort_by: Vec::new(),
+        having: None,
+        named_window: Vec::new(),
+        qualify: None,
+        window_before_qualify: false,
+        value_table_mode: None,
+        flavor: SelectFlavor::Standard,
+    };
+    Query {
+        with: None,
+        body: Box::new(SetExpr::Select(Box::new(select))),
+        order_by: (!order.is_empty()).then_some(OrderBy { kind: OrderByKind::Expressions(order), interpolate: None }),
+        limit_clause: limit.map(|limit| LimitClause::LimitOffset {
+            limit: Some(limit),
+            offset: None,
+            limit_by: Vec::new(),
+        }),
+        fetch: None,
+        locks: Vec::new(),
+        for_clause: None,
+        settings: None,
+        format_clause: None,
+        pipe_operators: Vec::new(),
+    }
+}
