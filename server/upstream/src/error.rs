@@ -15,7 +15,7 @@ pub enum Error {
     #[error("{0}")]
     TakenOver(String),
     /// Postgres failed or cannot be reached; a later attempt may succeed.
-    #[error("{context}: {source}")]
+    #[error("{context}: {}", describe(.source))]
     Postgres {
         /// What was being done.
         context: String,
@@ -58,4 +58,26 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// A driver error with the server's own message, its SQLSTATE and every cause.
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
+    use std::fmt::Write as _;
+    if let Some(server) = error.as_db_error() {
+        let mut text = format!("{} (SQLSTATE {})", server.message(), server.code().code());
+        for more in [server.detail(), server.hint()].into_iter().flatten() {
+            let _ = write!(text, "; {more}");
+        }
+        return text;
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            let _ = write!(text, ": {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
 }

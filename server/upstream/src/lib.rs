@@ -13,8 +13,17 @@
 //! number of clients; memory is bounded by the stream's buffer and by one group of transactions.
 
 pub mod config;
+mod connection;
 pub mod error;
+pub mod names;
 pub mod progress;
+pub mod published;
+mod setup;
+mod specs;
+mod sync;
+mod tls;
+mod validate;
+mod values;
 
 pub use config::Config;
 pub use error::Error;
