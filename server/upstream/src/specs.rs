@@ -19,9 +19,6 @@ pub(crate) fn table_spec(table: &PublishedTable) -> TableSpec {
 }
 
 /// The replica's index for a published one; `None` if its table is not published.
-///
-/// A deferrable constraint may be violated for as long as its transaction lasts, so its index is not
-/// unique in the replica.
 pub(crate) fn index_spec(schema: &PublishedSchema, index: &PublishedIndex) -> Option<IndexSpec> {
     schema.table(&index.schema, &index.table_name)?;
     let direction = |text: &String| if text == "DESC" { Direction::Desc } else { Direction::Asc };

@@ -170,7 +170,7 @@ mod tests {
             ),
             (Kind::Bool, "{t,f,NULL}", "[true,false,null]"),
             (Kind::Int8, "{9007199254740993}", "[9007199254740993]"),
-            (Kind::Float8, "{1.5,Infinity,NaN,1e+21,3}", "[1.5,null,null,1e21,3]"),
+            (Kind::Float8, "{1.5,Infinity,NaN,1e+21,3}", "[1.5,null,null,1e+21,3]"),
             (Kind::Float4, "{1.1}", "[1.1]"),
             (Kind::Jsonb, r#"{"{\"a\": [1, 2], \"b c\": \"x \\\" y\"}"}"#, r#"[{"a":[1,2],"b c":"x \" y"}]"#),
             (Kind::Timestamp, r#"{"1970-01-01 00:00:01"}"#, "[1000]"),

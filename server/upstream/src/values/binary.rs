@@ -23,7 +23,8 @@ pub(crate) fn decode_binary(kind: Kind, bytes: &[u8]) -> Result<SqliteValue, Val
         },
         Kind::Uuid => SqliteValue::Text(uuid(fixed(bytes, "uuid")?)),
         Kind::Bytea => SqliteValue::Blob(bytes.to_vec()),
-        Kind::Timestamp | Kind::TimestampTz => time::timestamp_binary(i64::from_be_bytes(fixed(bytes, "timestamp")?)),
+        Kind::Timestamp | Kind::TimestampTz => time::timestamp_binary(i64::from_be_bytes(fixed(bytes, "timestamp")?))
+            .ok_or(ValueError { kind: "timestamp" })?,
         Kind::Date => time::date_binary(i32::from_be_bytes(fixed(bytes, "date")?)),
         Kind::Time => time::time(i64::from_be_bytes(fixed(bytes, "time")?)),
         Kind::TimeTz => {

@@ -10,18 +10,21 @@ pub(super) const EPOCH_DAYS: i64 = 10_957;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
-/// A point in time from microseconds since 1970.
-pub(super) fn timestamp(micros: i64) -> SqliteValue {
-    if micros % 1000 == 0 { SqliteValue::Integer(micros / 1000) } else { SqliteValue::Real(micros as f64 / 1000.0) }
+/// A point in time from microseconds since 1970. The end of Postgres's range does not fit 64 bits when it is
+/// counted from there; its milliseconds do.
+fn timestamp(micros: i128) -> Option<SqliteValue> {
+    if micros % 1000 == 0 {
+        return i64::try_from(micros / 1000).ok().map(SqliteValue::Integer);
+    }
+    Some(SqliteValue::Real(micros as f64 / 1000.0))
 }
 
 /// Microseconds since 1970 from Postgres's since 2000; the extreme values stand for the infinities.
-pub(super) fn timestamp_binary(micros: i64) -> SqliteValue {
+pub(super) fn timestamp_binary(micros: i64) -> Option<SqliteValue> {
     match micros {
-        i64::MAX => SqliteValue::Real(f64::INFINITY),
-        i64::MIN => SqliteValue::Real(f64::NEG_INFINITY),
-        // Postgres's range ends in the year 294276, far below where this would saturate.
-        _ => timestamp(micros.saturating_add(EPOCH_DAYS * MICROS_PER_DAY)),
+        i64::MAX => Some(SqliteValue::Real(f64::INFINITY)),
+        i64::MIN => Some(SqliteValue::Real(f64::NEG_INFINITY)),
+        _ => timestamp(i128::from(micros) + i128::from(EPOCH_DAYS * MICROS_PER_DAY)),
     }
 }
 
@@ -58,6 +61,9 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + day_of_era - 719_468
 }
 
+/// Most digits of a number in a date: no year of Postgres has more, and nothing overflows below.
+const DIGITS_MAX: usize = 7;
+
 /// Reads from the front of an ISO date or time.
 struct Scanner<'a> {
     rest: &'a [u8],
@@ -66,7 +72,7 @@ struct Scanner<'a> {
 impl Scanner<'_> {
     fn number(&mut self) -> Option<i64> {
         let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        if digits == 0 || digits > 9 {
+        if digits == 0 || digits > DIGITS_MAX {
             return None;
         }
         let value = self.rest[..digits].iter().fold(0, |value, byte| value * 10 + i64::from(byte - b'0'));
@@ -163,7 +169,8 @@ pub(super) fn timestamp_text(text: &[u8], zoned: bool) -> Option<SqliteValue> {
     let time = scanner.eat(b' ').then(|| scanner.time()).flatten()?;
     let east = if zoned { scanner.zone()? } else { 0 };
     let year = scanner.end_of_date(year)?;
-    Some(timestamp(days_from_civil(year, month, day) * MICROS_PER_DAY + time - east * 1_000_000))
+    let days = i128::from(days_from_civil(year, month, day));
+    timestamp(days * i128::from(MICROS_PER_DAY) + i128::from(time - east * 1_000_000))
 }
 
 /// A `time` in ISO text.
@@ -214,8 +221,8 @@ mod tests {
 
     #[test]
     fn integers() {
-        assert_eq!(timestamp_binary(0), SqliteValue::Integer(946_684_800_000));
-        assert_eq!(timestamp_binary(i64::MIN), SqliteValue::Real(f64::NEG_INFINITY));
+        assert_eq!(timestamp_binary(0), Some(SqliteValue::Integer(946_684_800_000)));
+        assert_eq!(timestamp_binary(i64::MIN), Some(SqliteValue::Real(f64::NEG_INFINITY)));
         assert_eq!(date_binary(0), SqliteValue::Integer(946_684_800_000));
         assert_eq!(date_binary(-EPOCH_DAYS as i32 - 1), SqliteValue::Integer(-86_400_000));
     }

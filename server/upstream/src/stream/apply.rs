@@ -1,0 +1,222 @@
+//! Changes of the stream onto the replica's transaction.
+//!
+//! A relation message says in which columns the following rows come; it is matched with the replica's
+//! table once, and each change is then decoding cells into reused buffers and one call of the writer.
+
+use engine::replica::{ColumnSpec, IndexSpec, Relation, Replica, ReplicaError, SqliteValue, TableSpec, Tx};
+use rustc_hash::{FxHashMap, FxHashSet};
+use tracing::warn;
+
+use super::pgoutput::{Cell, Message, RelationMessage, Tuple, decode};
+use crate::error::Error;
+use crate::names::lite_name;
+use crate::values::{Decoder, decode_text};
+
+/// The tables of the stream and how their rows are decoded.
+#[derive(Default)]
+pub(crate) struct Applier {
+    relations: FxHashMap<u32, Table>,
+    tables: FxHashMap<String, TableSpec>,
+    indexes: Vec<IndexSpec>,
+    keyless: FxHashSet<String>,
+    row: Vec<SqliteValue>,
+    update: Vec<Option<SqliteValue>>,
+    key: Vec<SqliteValue>,
+}
+
+/// A table as the stream sends it.
+struct Table {
+    name: String,
+    columns: Vec<Column>,
+    /// Positions of the row key in the stream's columns.
+    key: Vec<usize>,
+    /// The writer's handle, made at the first change.
+    handle: Option<Relation>,
+}
+
+struct Column {
+    name: String,
+    decoder: Decoder,
+}
+
+impl Applier {
+    /// Reads the replica's tables and forgets what the stream said so far: a new connection, or a new schema.
+    pub(crate) fn reset(&mut self, replica: &Replica) -> Result<(), Error> {
+        let context = "read the replica's tables";
+        let wrap = |error: ReplicaError| Error::Replica { context: context.to_owned(), message: error.to_string() };
+        self.tables = replica.tables().map_err(wrap)?.into_iter().map(|table| (table.name.clone(), table)).collect();
+        self.indexes = replica.indexes().map_err(wrap)?;
+        self.relations.clear();
+        Ok(())
+    }
+
+    /// Applies one message; gives the relation if it is one, for whoever checks schemas.
+    pub(crate) fn apply(&mut self, tx: &mut Tx<'_>, bytes: &[u8]) -> Result<Option<RelationMessage>, Error> {
+        match decode(bytes).map_err(|error| Error::Protocol(error.to_string()))? {
+            Message::Relation(message) => {
+                let table = self.table(&message)?;
+                self.relations.insert(message.oid, table);
+                return Ok(Some(message));
+            }
+            Message::Insert { relation, new } => self.insert(tx, relation, new)?,
+            Message::Update { relation, old, new } => self.update(tx, relation, old, new)?,
+            Message::Delete { relation, old } => self.delete(tx, relation, old)?,
+            Message::Truncate { relations } => {
+                for relation in relations {
+                    let table = self.relations.get(&relation).ok_or_else(|| unknown(relation))?;
+                    tx.truncate(&table.name).map_err(|error| apply_error(&table.name, error))?;
+                }
+            }
+            Message::Ignored => {}
+        }
+        Ok(None)
+    }
+
+    fn insert(&mut self, tx: &mut Tx<'_>, relation: u32, new: Tuple<'_>) -> Result<(), Error> {
+        let table = self.relations.get_mut(&relation).ok_or_else(|| unknown(relation))?;
+        check_length(table, new)?;
+        self.row.clear();
+        for (column, cell) in table.columns.iter().zip(new.cells()) {
+            let value = value(&table.name, column, cell)?;
+            self.row.push(
+                value.ok_or_else(|| Error::Protocol(format!("table {}: a new row is not complete", table.name)))?,
+            );
+        }
+        let handle = handle(table, tx)?;
+        tx.insert(&handle, &self.row).map_err(|error| apply_error(&table.name, error))
+    }
+
+    fn update(&mut self, tx: &mut Tx<'_>, relation: u32, old: Option<Tuple<'_>>, new: Tuple<'_>) -> Result<(), Error> {
+        let table = self.relations.get_mut(&relation).ok_or_else(|| unknown(relation))?;
+        if !has_key(&mut self.keyless, table) {
+            return Ok(());
+        }
+        check_length(table, new)?;
+        self.update.clear();
+        for (column, cell) in table.columns.iter().zip(new.cells()) {
+            self.update.push(value(&table.name, column, cell)?);
+        }
+        if let Some(old) = old {
+            key_values(table, old, &mut self.key)?;
+            // With identity `full` the old row also has what the new one left out; a key is enough for the
+            // writer, which keeps columns that were not sent.
+        }
+        let handle = handle(table, tx)?;
+        let key = old.map(|_| self.key.as_slice());
+        tx.update(&handle, key, &self.update).map_err(|error| apply_error(&table.name, error))
+    }
+
+    fn delete(&mut self, tx: &mut Tx<'_>, relation: u32, old: Tuple<'_>) -> Result<(), Error> {
+        let table = self.relations.get_mut(&relation).ok_or_else(|| unknown(relation))?;
+        if !has_key(&mut self.keyless, table) {
+            return Ok(());
+        }
+        key_values(table, old, &mut self.key)?;
+        let handle = handle(table, tx)?;
+        tx.delete(&handle, &self.key).map_err(|error| apply_error(&table.name, error))
+    }
+
+    fn table(&self, message: &RelationMessage) -> Result<Table, Error> {
+        let name = lite_name(&message.schema, &message.name);
+        let spec = self.tables.get(&name).ok_or_else(|| {
+            Error::ResetRequired(format!("Table {name} is published but not in the replica: it must be copied again"))
+        })?;
+        let mut columns = Vec::with_capacity(message.columns.len());
+        for column in &message.columns {
+            let known = spec.columns.iter().find(|known| known.name == column.name).ok_or_else(|| {
+                Error::ResetRequired(format!(
+                    "Column {} of table {name} is published but not in the replica: it must be copied again",
+                    column.name
+                ))
+            })?;
+            let decoder = Decoder::new(column.type_oid, known.is_enum, known.dimensions > 0);
+            columns.push(Column { name: column.name.clone(), decoder });
+        }
+        let key = if message.identity == b'f' {
+            self.chosen_key(spec)
+                .iter()
+                .filter_map(|key| message.columns.iter().position(|column| &column.name == key))
+                .collect()
+        } else {
+            message.columns.iter().enumerate().filter(|(_, column)| column.key).map(|(at, _)| at).collect()
+        };
+        Ok(Table { name, columns, key, handle: None })
+    }
+
+    /// The key that clients see: the unique index over NOT NULL columns with the fewest columns, then the
+    /// first by their names. With identity `full` Postgres names no key.
+    fn chosen_key(&self, spec: &TableSpec) -> Vec<String> {
+        let not_null =
+            |name: &String| spec.columns.iter().any(|column: &ColumnSpec| &column.name == name && column.not_null);
+        self.indexes
+            .iter()
+            .filter(|index| index.unique && index.table == spec.name)
+            .map(|index| index.columns.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>())
+            .filter(|columns| columns.iter().all(not_null))
+            .min_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
+            .unwrap_or_default()
+    }
+}
+
+fn handle(table: &mut Table, tx: &mut Tx<'_>) -> Result<Relation, Error> {
+    if let Some(handle) = &table.handle {
+        return Ok(handle.clone());
+    }
+    let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
+    let key: Vec<&str> = table.key.iter().map(|&at| columns[at]).collect();
+    let made = tx.relation(&table.name, &columns, &key).map_err(|error| apply_error(&table.name, error))?;
+    table.handle = Some(made.clone());
+    Ok(made)
+}
+
+/// Rows without a key cannot be found again. Clients do not see such tables, so their changes are left
+/// out instead of ending replication for everybody.
+fn has_key(keyless: &mut FxHashSet<String>, table: &Table) -> bool {
+    if table.key.is_empty() && keyless.insert(table.name.clone()) {
+        warn!(table = table.name, "updates and deletes of a table without a key are not replicated");
+    }
+    !table.key.is_empty()
+}
+
+fn key_values(table: &Table, old: Tuple<'_>, into: &mut Vec<SqliteValue>) -> Result<(), Error> {
+    check_length(table, old)?;
+    into.clear();
+    into.resize(table.key.len(), SqliteValue::Null);
+    for (at, cell) in old.cells().enumerate() {
+        if let Some(position) = table.key.iter().position(|&key| key == at) {
+            into[position] = value(&table.name, &table.columns[at], cell)?
+                .ok_or_else(|| Error::Protocol(format!("table {}: an old key is not complete", table.name)))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_length(table: &Table, tuple: Tuple<'_>) -> Result<(), Error> {
+    if tuple.len() == table.columns.len() {
+        return Ok(());
+    }
+    let (name, columns, cells) = (&table.name, table.columns.len(), tuple.len());
+    Err(Error::Protocol(format!("table {name}: a row of {cells} cells for {columns} columns")))
+}
+
+fn value(table: &str, column: &Column, cell: Cell<'_>) -> Result<Option<SqliteValue>, Error> {
+    match cell {
+        Cell::Unchanged => Ok(None),
+        Cell::Null => Ok(Some(SqliteValue::Null)),
+        Cell::Text(text) => decode_text(column.decoder, text)
+            .map(Some)
+            .map_err(|error| Error::Protocol(format!("table {table}, column {}: {error}", column.name))),
+    }
+}
+
+fn unknown(relation: u32) -> Error {
+    Error::Protocol(format!("a change of relation {relation}, which the stream has not described"))
+}
+
+/// A change that does not fit means that stream and file disagree; nothing but a new copy helps.
+fn apply_error(table: &str, error: ReplicaError) -> Error {
+    match error {
+        ReplicaError::Mismatch(message) => Error::ResetRequired(format!("Table {table}: {message}")),
+        error => Error::Replica { context: format!("write table {table}"), message: error.to_string() },
+    }
+}

@@ -1,0 +1,317 @@
+//! One connection's worth of the stream: from events to commits of the replica.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::commit::Commit;
+use engine::replica::{Replica, Writer};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use tracing::warn;
+use zql_spec::version::StateVersion;
+
+use super::apply::Applier;
+use super::source::{Event, ReplicationSource};
+use super::{Durable, Ended, ddl};
+use crate::connection::SharedTarget;
+use crate::error::Error;
+use crate::names::Names;
+use crate::published::PublishedSchema;
+use crate::setup::shard::Shard;
+use crate::specs::{index_spec, table_spec};
+use crate::sync::replica_error;
+
+/// How often an idle stream moves the replica's version on at most. The slot may only be told of positions
+/// that the replica has, and without that a database busy with unpublished tables keeps all its WAL.
+const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The state of one connection.
+pub(super) struct Session<'a> {
+    replica: Arc<Replica>,
+    target: &'a SharedTarget,
+    names: &'a Names,
+    shard: &'a Shard,
+    handle: Handle,
+    source: Box<dyn ReplicationSource>,
+    inbound_timeout: Option<Duration>,
+    durable: Arc<Durable>,
+    applier: Applier,
+    /// The commit position that the replica has.
+    position: u64,
+    idle_commit: Instant,
+    ddl_prefix: String,
+}
+
+impl<'a> Session<'a> {
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn new(
+        replica: Arc<Replica>,
+        target: &'a SharedTarget,
+        names: &'a Names,
+        shard: &'a Shard,
+        handle: Handle,
+        source: Box<dyn ReplicationSource>,
+        inbound_timeout: Option<Duration>,
+        durable: Arc<Durable>,
+    ) -> Result<Session<'a>, Error> {
+        let mut applier = Applier::default();
+        applier.reset(&replica)?;
+        let version = replica.state().state_version;
+        let position = position_after(&version).ok_or_else(|| not_a_position(&version))?.saturating_sub(1);
+        let (ddl_prefix, idle_commit) = (names.ddl_message_prefix(), Instant::now());
+        Ok(Session {
+            replica,
+            target,
+            names,
+            shard,
+            handle,
+            source,
+            inbound_timeout,
+            durable,
+            applier,
+            position,
+            idle_commit,
+            ddl_prefix,
+        })
+    }
+
+    /// Applies transactions until the stream ends or a stop is asked for between two of them.
+    pub(super) fn run(
+        &mut self,
+        writer: &mut Writer,
+        on_commit: &mut impl FnMut(Arc<Commit>),
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Result<Ended, Error> {
+        loop {
+            let event = match self.source.waiting() {
+                Some(event) => event?,
+                None => match self.wait(stopped)? {
+                    Waited::Event(event) => event,
+                    Waited::Stopped => {
+                        self.durable.flush(&self.replica)?;
+                        self.source.acknowledge(self.durable.position());
+                        return Ok(Ended::Stopped);
+                    }
+                },
+            };
+            self.source.acknowledge(self.durable.position());
+            match event {
+                None => return Ok(Ended::Disconnected),
+                Some(Event::Begin { lsn }) => self.transaction(writer, on_commit, lsn)?,
+                Some(Event::Idle { lsn }) => self.idle(writer, on_commit, lsn)?,
+                Some(Event::Message { transactional: false, .. }) => {}
+                Some(Event::Message { .. } | Event::Change(_) | Event::Commit { .. }) => {
+                    return Err(Error::Protocol("the stream has a change outside a transaction".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Waits for an event, acknowledging what becomes durable meanwhile.
+    fn wait(&mut self, stopped: &mut watch::Receiver<bool>) -> Result<Waited, Error> {
+        let timeout = self.inbound_timeout.unwrap_or(Duration::MAX);
+        let handle = self.handle.clone();
+        handle.block_on(async {
+            let deadline = tokio::time::sleep(timeout.min(Duration::from_secs(86_400 * 365)));
+            tokio::pin!(deadline);
+            loop {
+                tokio::select! {
+                    event = self.source.next() => return event.map(Waited::Event),
+                    () = self.durable.changed() => {}
+                    // An error says that the other side is gone, which is a stop as well.
+                    _ = stopped.wait_for(|stop| *stop) => return Ok(Waited::Stopped),
+                    () = &mut deadline => {
+                        return Err(Error::Stream {
+                            context: "the replication stream".to_owned(),
+                            message: format!("nothing was received for {} ms", timeout.as_millis()),
+                        });
+                    }
+                }
+                self.source.acknowledge(self.durable.position());
+            }
+        })
+    }
+
+    fn next(&mut self) -> Result<Event, Error> {
+        let event = match self.source.waiting() {
+            Some(event) => event?,
+            None => {
+                let timeout = self.inbound_timeout.unwrap_or(Duration::from_secs(86_400 * 365));
+                let handle = self.handle.clone();
+                handle.block_on(async { tokio::time::timeout(timeout, self.source.next()).await }).map_err(|_| {
+                    Error::Stream {
+                        context: "the replication stream".to_owned(),
+                        message: format!("nothing was received for {} ms", timeout.as_millis()),
+                    }
+                })??
+            }
+        };
+        event.ok_or_else(|| Error::Stream {
+            context: "the replication stream".to_owned(),
+            message: "the stream ended within a transaction".to_owned(),
+        })
+    }
+
+    /// Applies one transaction of upstream.
+    fn transaction(
+        &mut self,
+        writer: &mut Writer,
+        on_commit: &mut impl FnMut(Arc<Commit>),
+        lsn: u64,
+    ) -> Result<(), Error> {
+        if lsn <= self.position {
+            // The server starts after what was acknowledged, which may be less than what the replica has.
+            return self.skip(lsn);
+        }
+        let version = StateVersion::from_lsn(lsn);
+        let mut tx = writer.begin(version.as_str()).map_err(replica_error("begin a transaction"))?;
+        let mut schema_changed = false;
+        loop {
+            match self.next()? {
+                Event::Change(bytes) => {
+                    if let Some(relation) = self.applier.apply(&mut tx, &bytes)?
+                        && !self.shard.ddl_detection
+                    {
+                        self.check_unannounced(&relation.name)?;
+                    }
+                }
+                Event::Message { transactional: true, prefix, content } if prefix == self.ddl_prefix => {
+                    if let Some(change) = ddl::parse(&content)? {
+                        schema_changed |= self.schema_change(&change)?;
+                    }
+                }
+                Event::Message { .. } | Event::Idle { .. } => {}
+                Event::Commit { lsn: end } if end == lsn => break,
+                Event::Commit { .. } | Event::Begin { .. } => {
+                    return Err(Error::Protocol("the stream's transactions do not match".to_owned()));
+                }
+            }
+        }
+        let commit = tx.commit().map_err(replica_error("commit a transaction"))?;
+        self.position = lsn;
+        if schema_changed {
+            self.applier.reset(&self.replica)?;
+        }
+        on_commit(Arc::new(commit));
+        Ok(())
+    }
+
+    fn skip(&mut self, lsn: u64) -> Result<(), Error> {
+        loop {
+            match self.next()? {
+                Event::Commit { lsn: end } if end == lsn => return Ok(()),
+                Event::Commit { .. } | Event::Begin { .. } => {
+                    return Err(Error::Protocol("the stream's transactions do not match".to_owned()));
+                }
+                Event::Change(_) | Event::Message { .. } | Event::Idle { .. } => {}
+            }
+        }
+    }
+
+    /// Nothing was published up to a position: moves the replica's version there, now and then.
+    fn idle(&mut self, writer: &mut Writer, on_commit: &mut impl FnMut(Arc<Commit>), lsn: u64) -> Result<(), Error> {
+        // The next commit record may start exactly at `lsn`, and its version must be a greater one.
+        let position = lsn.saturating_sub(1);
+        if position <= self.position || self.idle_commit.elapsed() < IDLE_COMMIT_INTERVAL {
+            return Ok(());
+        }
+        self.idle_commit = Instant::now();
+        let version = StateVersion::from_lsn(position);
+        let tx = writer.begin(version.as_str()).map_err(replica_error("begin a transaction"))?;
+        let commit = tx.commit().map_err(replica_error("commit a transaction"))?;
+        self.position = position;
+        on_commit(Arc::new(commit));
+        Ok(())
+    }
+
+    /// Compares an announced schema with the replica. Gives whether the replica's schema was changed.
+    fn schema_change(&mut self, change: &ddl::SchemaChange) -> Result<bool, Error> {
+        match self.difference(&change.schema)? {
+            None => Ok(false),
+            Some(difference) => Err(Error::ResetRequired(format!(
+                "{} changed the published schema ({difference}): the replica must be copied again",
+                change.tag
+            ))),
+        }
+    }
+
+    /// Without event triggers, a table's description in the stream is the only sign of a change.
+    fn check_unannounced(&mut self, table: &str) -> Result<(), Error> {
+        let publications = &self.shard.publications;
+        let schema = self.handle.block_on(async {
+            let client = self.target.connect("change-source-init").await?;
+            PublishedSchema::read(&client, publications).await
+        })?;
+        match self.difference(&schema)? {
+            None => Ok(()),
+            Some(difference) => Err(Error::ResetRequired(format!(
+                "the published schema changed ({difference}), seen at table {table}; event triggers of shard {} are \
+                 missing, so the replica must be copied again",
+                self.names.shard
+            ))),
+        }
+    }
+
+    /// The first thing in which a published schema and the replica differ.
+    fn difference(&self, schema: &PublishedSchema) -> Result<Option<String>, Error> {
+        let tables = self.replica.tables().map_err(replica_error("read the replica's tables"))?;
+        let indexes = self.replica.indexes().map_err(replica_error("read the replica's indexes"))?;
+        for table in &schema.tables {
+            let wanted = table_spec(table);
+            let Some(known) = tables.iter().find(|known| known.name == wanted.name) else {
+                return Ok(Some(format!("new table {}", wanted.name)));
+            };
+            // Lengths and defaults have no effect on what is stored.
+            let shape = |columns: &[engine::replica::ColumnSpec]| -> Vec<(String, String)> {
+                columns.iter().map(|column| (column.name.clone(), column.declared_type())).collect()
+            };
+            if shape(&known.columns) != shape(&wanted.columns) {
+                return Ok(Some(format!("columns of table {}", wanted.name)));
+            }
+        }
+        if let Some(gone) =
+            tables.iter().find(|known| !schema.tables.iter().any(|table| table.lite_name() == known.name))
+        {
+            return Ok(Some(format!("table {} is gone", gone.name)));
+        }
+        let mut wanted: Vec<_> = schema.indexes.iter().filter_map(|index| index_spec(schema, index)).collect();
+        let mut known = indexes;
+        wanted.sort_by(|a, b| a.name.cmp(&b.name));
+        known.sort_by(|a, b| a.name.cmp(&b.name));
+        if wanted == known {
+            return Ok(None);
+        }
+        let differing = wanted.iter().zip(&known).find(|(a, b)| a != b).map(|(a, _)| a.name.clone());
+        Ok(Some(format!("indexes, first {}", differing.unwrap_or_else(|| "at the end of the list".to_owned()))))
+    }
+}
+
+enum Waited {
+    Event(Option<Event>),
+    Stopped,
+}
+
+/// The position from which to go on after a version: right behind the start of its commit record.
+pub(crate) fn position_after(version: &str) -> Option<u64> {
+    StateVersion::from_shared(version.into()).ok()?.lsn().map(|lsn| lsn.saturating_add(1))
+}
+
+fn not_a_position(version: &str) -> Error {
+    Error::ResetRequired(format!("the replica's version {version} is not a position of this database"))
+}
+
+/// How long the stream may be silent: the server asks for a sign of life after half its timeout, so two of
+/// them without a byte mean that the connection is dead. `None` when the server never gives up either.
+pub(super) async fn inbound_timeout(client: &Client, setting: Option<Duration>) -> Result<Option<Duration>, Error> {
+    let row = client
+        .query_one("SELECT setting::int8 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'", &[])
+        .await
+        .map_err(Error::postgres("read wal_sender_timeout"))?;
+    let milliseconds = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+    if milliseconds == 0 {
+        warn!("wal_sender_timeout is 0: a dead upstream connection cannot be noticed");
+        return Ok(None);
+    }
+    Ok(Some(setting.unwrap_or(Duration::from_millis(milliseconds) * 2)))
+}
