@@ -10,6 +10,7 @@ use zql_spec::value::Value;
 
 use crate::commit::{Key, StoredRow};
 use crate::query::{NodeId, Query};
+use crate::replica::ReplicaError;
 
 /// How much of a node's filter a read applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,8 +46,8 @@ pub struct Lookup<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The replica could not be read, or a row in it could not be understood.
-    #[error("reading the replica failed: {0}")]
-    Replica(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
     /// A query that resolved has no SQL: a bug.
     #[error("internal error: {0}")]
     Internal(String),
