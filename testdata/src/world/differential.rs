@@ -6,11 +6,11 @@
 //! rows, the commit that it produced, every graph's state and what its clients were told are compared;
 //! fresh hydrations are compared every few transactions. Some graphs take several commits as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use engine::commit::{Commit, StoredRow};
+use engine::commit::{Commit, Key, StoredRow};
 
 use engine::graph::{AdvanceError, Graph, ReplicaRead, hydrated_rows};
 use engine::hydration::Hydration;
@@ -150,10 +150,10 @@ fn run(
     let mut writer = world.replica.writer().map_err(|error| whole(error.to_string()))?;
     for (step, transaction) in transactions.iter().enumerate() {
         let at = |failure: Failure| format!("after transaction {step}: {failure}");
-        let commit =
-            guarded(|| world.commit(&mut writer, step, transaction, &moment)).map_err(|error| whole(at(error)))?;
+        let commit = guarded(|| world.commit(&mut writer, step, transaction)).map_err(|error| whole(at(error)))?;
+        let before = moment;
         moment = guarded(|| world.moment()).map_err(|error| whole(at(error)))?;
-        guarded(|| check_commit(&commit, &moment)).map_err(|error| whole(at(error)))?;
+        guarded(|| check_commit(data, &commit, &before, &moment)).map_err(|error| whole(at(error)))?;
         let hydrate = (step + 1) % options.hydrate_every == 0;
         for (i, live) in live.iter_mut().enumerate() {
             let advanced = guarded(|| world.step(live, step, &commit, &moment, options, hydrate, &mut compared));
@@ -199,18 +199,13 @@ impl World {
         for table in self.data.tables {
             let ast = Ast { table: table.name.into(), ..Ast::default() };
             let query = Query::resolve(&ast, &snapshot.schema).map_err(|error| error.to_string())?;
-            let access = Access {
-                filter: FilterPart::None,
-                lookup: &[],
-                lookup_many: &[],
-                order: false,
-                start: false,
-                limit: false,
-            };
+            let access = Access { filter: FilterPart::None, ..Access::default() };
             let sql = node_select(&query, 0, &access);
-            let rows = reader.rows(&sql, &query.nodes[0].table, &[]).map_err(|error| format!("reading: {error}"))?;
-            let rows: BTreeMap<Row, Arc<StoredRow>> =
-                rows.into_iter().map(|row| (Row::from(&row.values[..]), row)).collect();
+            let mut rows: BTreeMap<Row, Arc<StoredRow>> = BTreeMap::new();
+            let mut keep = |row: Arc<StoredRow>| drop(rows.insert(Row::from(&row.values[..]), row));
+            reader
+                .rows(&sql, &query.nodes[0].table, &[], &[], &mut keep)
+                .map_err(|error| format!("reading: {error}"))?;
             let expected: Vec<&Row> = {
                 let mut expected: Vec<&Row> = self.database.rows(table.name).collect();
                 expected.sort();
@@ -287,27 +282,11 @@ impl World {
         Ok(Live { ast, query, graph, view, stride, waiting: None })
     }
 
-    fn commit(
-        &mut self,
-        writer: &mut Writer,
-        step: usize,
-        transaction: &Transaction,
-        moment: &Moment,
-    ) -> Result<Commit, Failure> {
+    fn commit(&mut self, writer: &mut Writer, step: usize, transaction: &Transaction) -> Result<Commit, Failure> {
         let version = format!("{:02}", step + 1);
         let commit =
             apply_to_replica(self.data, writer, &version, transaction).map_err(|error| format!("writing: {error}"))?;
         self.database.apply(transaction);
-        // Old images must be the rows before.
-        for (table, delta) in &commit.tables {
-            for change in delta.rows.values() {
-                if let Some(old) = &change.old
-                    && moment.stored.get(table).and_then(|rows| rows.get(&old.values[..])) != Some(old)
-                {
-                    return Err(format!("the commit says that {table} held {old:?}"));
-                }
-            }
-        }
         Ok(commit)
     }
 
@@ -361,17 +340,36 @@ impl World {
     }
 }
 
-/// Whether a commit's new images are the rows after it.
-fn check_commit(commit: &Commit, moment: &Moment) -> Result<(), Failure> {
-    for (table, delta) in &commit.tables {
-        for (key, change) in &delta.rows {
-            if change.old.is_none() && change.new.is_none() {
-                return Err(format!("the commit lists {table} {key:?} without images"));
-            }
-            if let Some(new) = &change.new
-                && moment.stored.get(table).and_then(|rows| rows.get(&new.values[..])) != Some(new)
-            {
-                return Err(format!("the commit says that {table} holds {new:?}"));
+/// Whether a commit lists exactly what changed between two moments. A row may be listed that was written
+/// with the values it had.
+fn check_commit(data: &DataSet, commit: &Commit, before: &Moment, after: &Moment) -> Result<(), Failure> {
+    for table in data.tables {
+        if commit.rewritten.contains(table.name) {
+            continue;
+        }
+        let key = table.positions(table.primary_key);
+        let by_key = |moment: &Moment| -> BTreeMap<Key, Arc<StoredRow>> {
+            let rows = moment.stored.get(table.name).into_iter().flat_map(BTreeMap::values);
+            rows.map(|row| (row.key(&key), Arc::clone(row))).collect()
+        };
+        let (before, after) = (by_key(before), by_key(after));
+        let delta = commit.tables.get(table.name);
+        let listed = delta.into_iter().flat_map(|delta| delta.rows.keys());
+        let keys: BTreeSet<&Key> = listed.chain(before.keys()).chain(after.keys()).collect();
+        for key in keys {
+            let (old, new) = (before.get(key), after.get(key));
+            match delta.and_then(|delta| delta.rows.get(key)) {
+                Some(change) if change.old.as_ref() != old || change.new.as_ref() != new => {
+                    return Err(format!(
+                        "the commit says {change:?} of {} {key:?}: it was {old:?} and is {new:?}",
+                        table.name
+                    ));
+                }
+                Some(_) if old.is_none() && new.is_none() => {
+                    return Err(format!("the commit lists {} {key:?}, which came and went", table.name));
+                }
+                None if old != new => return Err(format!("the commit lacks {} {key:?}", table.name)),
+                _ => {}
             }
         }
     }
@@ -383,8 +381,7 @@ fn check_sql(evaluation: &Evaluation<'_>, query: &Query, moment: &Moment) -> Res
     let reader = moment.snapshot.reader().map_err(|error| format!("reading: {error}"))?;
     for (id, node) in query.nodes.iter().enumerate() {
         let lookup = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
-        let access =
-            Access { filter: FilterPart::Full, lookup, lookup_many: &[], order: true, start: true, limit: true };
+        let access = Access { lookup, order: true, start: true, limit: node.limit, ..Access::default() };
         let sql = node_select(query, id, &access);
         let parents: Vec<Option<&Row>> = match &node.edge {
             Some(edge) => {
@@ -398,7 +395,10 @@ fn check_sql(evaluation: &Evaluation<'_>, query: &Query, moment: &Moment) -> Res
                 (Some(edge), Some(row)) => edge.parent_columns.iter().map(|&column| row[column].clone()).collect(),
                 _ => Vec::new(),
             };
-            let found = reader.rows(&sql, &node.table, &key).map_err(|error| format!("SQL {}: {error}", sql.text))?;
+            let mut found = Vec::new();
+            reader
+                .rows(&sql, &node.table, lookup, &key, &mut |row| found.push(row))
+                .map_err(|error| format!("SQL {}: {error}", sql.text))?;
             let expected = evaluation.rows(id, parent.map(|row| &**row));
             if !found.iter().map(|row| &row.values[..]).eq(expected.iter().map(|row| &**row)) {
                 return Err(format!(
