@@ -2,7 +2,7 @@
 //! naive evaluator, so no planner is needed; the planner's tests run the same worlds with its own.
 //!
 //! A failure is shrunk and saved under `testdata/regressions`, where it is replayed ever after.
-//! `WORLD=<seed>` runs one world, `WORLDS=<n>` that many.
+//! `WORLD=<seed>` runs one world, `FIRST=<seed> WORLDS=<n>` that many from there.
 
 use testdata::world::{Compared, Options, regressions, run_case, run_seed};
 
@@ -15,7 +15,10 @@ fn generated_worlds() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("WORLD") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("WORLDS").unwrap_or(12),
+        None => {
+            let first = number("FIRST").unwrap_or(0);
+            first..first + number("WORLDS").unwrap_or(12)
+        }
     };
     let mut total = Compared::default();
     for seed in seeds {

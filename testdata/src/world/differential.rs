@@ -4,15 +4,17 @@
 //! A world is a database in a replica, many queries that run at once and a run of transactions. Queries
 //! share the replica, since making one costs more than answering one. After each transaction the replica's
 //! rows, the commit that it produced, every graph's state and what its clients were told are compared;
-//! fresh hydrations are compared every few transactions. Some graphs take several commits as one.
+//! fresh hydrations are compared every few transactions. Half of the graphs run in a catalogue, which must
+//! find the ones that a commit touches; of the others, some take several commits as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use engine::catalogue::{Catalogue, GraphId};
 use engine::commit::{Commit, Key, StoredRow};
 
-use engine::graph::{AdvanceError, Graph, ReplicaRead, hydrated_rows};
+use engine::graph::{AdvanceError, Graph, QueryDelta, ReplicaRead, hydrated_rows};
 use engine::hydration::Hydration;
 use engine::query::Query;
 use engine::replica::{Replica, Snapshot, Writer};
@@ -116,11 +118,16 @@ pub fn run_case(case: &Case, options: &Options<'_>) -> Result<Compared, Failure>
 struct Live<'a> {
     ast: &'a Ast,
     query: Arc<Query>,
-    graph: Graph,
+    running: Running,
     view: View,
-    /// How many commits the graph takes at once.
-    stride: usize,
-    waiting: Option<Commit>,
+}
+
+/// Where a graph runs.
+enum Running {
+    /// In the catalogue.
+    Catalogued(GraphId),
+    /// On its own, taking `stride` commits at once.
+    Alone { graph: Box<Graph>, stride: usize, waiting: Option<Commit> },
 }
 
 type Failed = (Option<usize>, Failure);
@@ -139,7 +146,14 @@ fn run(
         create_replica(data, database, &folder.path().join("replica.db")).map_err(|error| format!("creating: {error}"))
     });
     let replica = made.map_err(whole)?;
-    let mut world = World { data, database: database.clone(), replica, rng: Rng::new(seed), alternate: seed % 3 == 2 };
+    let mut world = World {
+        data,
+        database: database.clone(),
+        replica,
+        rng: Rng::new(seed),
+        alternate: seed % 3 == 2,
+        catalogue: Catalogue::default(),
+    };
     let mut compared = Compared { queries: asts.len(), ..Compared::default() };
     let mut moment = guarded(|| world.moment()).map_err(whole)?;
     let mut live: Vec<Live<'_>> = Vec::new();
@@ -154,9 +168,14 @@ fn run(
         let before = moment;
         moment = guarded(|| world.moment()).map_err(|error| whole(at(error)))?;
         guarded(|| check_commit(data, &commit, &before, &moment)).map_err(|error| whole(at(error)))?;
+        let routed = guarded(|| world.route(step, &commit, &moment));
+        let mut routed = routed.map_err(|error| whole(at(error)))?;
         let hydrate = (step + 1) % options.hydrate_every == 0;
         for (i, live) in live.iter_mut().enumerate() {
-            let advanced = guarded(|| world.step(live, step, &commit, &moment, options, hydrate, &mut compared));
+            let advanced = guarded(|| {
+                let advanced = world.advance(live, step, &commit, &mut routed, &moment, options, &mut compared)?;
+                if advanced { world.compare(live, &moment, options, hydrate, &mut compared) } else { Ok(()) }
+            });
             advanced.map_err(|failure| (Some(i), at(failure)))?;
         }
     }
@@ -178,7 +197,11 @@ struct World {
     rng: Rng,
     /// Whether clients know tables by other unique keys than the replica's.
     alternate: bool,
+    catalogue: Catalogue,
 }
+
+/// What the catalogue says of a commit, by graph.
+type Routed = BTreeMap<GraphId, Result<QueryDelta, AdvanceError>>;
 
 /// The replica and the database at one version.
 struct Moment {
@@ -278,8 +301,12 @@ impl World {
         check_graph(&evaluation, &graph, &moment.schema, &moment.rows)
             .map_err(|failure| format!("graph: {failure}"))?;
         view.check(&graph, &moment.rows)?;
-        let stride = if place % 4 == 3 { 3 } else { 1 };
-        Ok(Live { ast, query, graph, view, stride, waiting: None })
+        let running = match place % 4 {
+            0 | 1 => Running::Catalogued(self.catalogue.insert(graph)),
+            2 => Running::Alone { graph: Box::new(graph), stride: 1, waiting: None },
+            _ => Running::Alone { graph: Box::new(graph), stride: 3, waiting: None },
+        };
+        Ok(Live { ast, query, running, view })
     }
 
     fn commit(&mut self, writer: &mut Writer, step: usize, transaction: &Transaction) -> Result<Commit, Failure> {
@@ -290,45 +317,86 @@ impl World {
         Ok(commit)
     }
 
+    /// Lets the catalogue take a commit, on one thread or on two.
+    fn route(&mut self, step: usize, commit: &Commit, moment: &Moment) -> Result<Routed, Failure> {
+        let reader = || moment.read();
+        let advanced = if step % 2 == 0 {
+            self.catalogue.commit(commit, &mut reader()?)
+        } else {
+            self.catalogue.commit_with(commit, &mut [reader()?, reader()?])
+        };
+        Ok(advanced.into_iter().collect())
+    }
+
+    /// Brings a query to the moment; tells whether it stands there.
     #[allow(clippy::too_many_arguments)]
-    fn step(
+    fn advance(
         &mut self,
         live: &mut Live<'_>,
         step: usize,
         commit: &Commit,
+        routed: &mut Routed,
+        moment: &Moment,
+        options: &Options<'_>,
+        compared: &mut Compared,
+    ) -> Result<bool, Failure> {
+        let outcome = match &mut live.running {
+            Running::Catalogued(id) => match routed.remove(id) {
+                Some(outcome) => outcome,
+                // Not touched: the answer must be right as it is.
+                None => return Ok(true),
+            },
+            Running::Alone { graph, stride, waiting } => {
+                match waiting {
+                    Some(waiting) => waiting.compose(commit),
+                    None => *waiting = Some(commit.clone()),
+                }
+                if (step + 1) % *stride != 0 {
+                    return Ok(false);
+                }
+                let Some(commit) = waiting.take() else { return Ok(false) };
+                graph.advance(&commit, &mut moment.read()?)
+            }
+        };
+        let delta = match outcome {
+            Ok(delta) => delta,
+            Err(AdvanceError::HydrateInstead) => {
+                compared.rehydrated += 1;
+                let hydration = self.hydrate(live.ast, &live.query, moment, options)?;
+                match &mut live.running {
+                    Running::Catalogued(id) => {
+                        let delta = self.catalogue.rehydrated(*id, &hydration, None);
+                        delta.map_err(|error| format!("after hydrating again: {error}"))?
+                    }
+                    Running::Alone { graph, .. } => graph.rehydrated(&hydration),
+                }
+            }
+            Err(AdvanceError::Read(error)) => return Err(format!("advancing: {error}")),
+        };
+        compared.changes += delta.changes.len();
+        live.view.apply(&delta)?;
+        Ok(true)
+    }
+
+    /// Compares a query that stands at the moment.
+    fn compare(
+        &mut self,
+        live: &Live<'_>,
         moment: &Moment,
         options: &Options<'_>,
         hydrate: bool,
         compared: &mut Compared,
     ) -> Result<(), Failure> {
-        match &mut live.waiting {
-            Some(waiting) => waiting.compose(commit),
-            None => live.waiting = Some(commit.clone()),
-        }
-        if (step + 1) % live.stride != 0 {
-            return Ok(());
-        }
-        let Some(commit) = live.waiting.take() else { return Ok(()) };
-        let reader = moment.snapshot.reader().map_err(|error| format!("reading: {error}"))?;
-        let mut read = ReplicaRead::new(reader);
-        let delta = match live.graph.advance(&commit, &mut read) {
-            Ok(delta) => delta,
-            Err(AdvanceError::HydrateInstead) => {
-                compared.rehydrated += 1;
-                let hydration = self.hydrate(live.ast, &live.query, moment, options)?;
-                live.graph.rehydrated(&hydration)
-            }
-            Err(AdvanceError::Read(error)) => return Err(format!("advancing: {error}")),
-        };
         compared.steps += 1;
-        compared.changes += delta.changes.len();
-        live.view.apply(&delta)?;
         let evaluation = self.evaluation(live.ast, moment)?;
-        check_graph(&evaluation, &live.graph, &moment.schema, &moment.rows)
-            .map_err(|failure| format!("graph: {failure}"))?;
-        live.view.check(&live.graph, &moment.rows)?;
-        let late = View::new(live.graph.rows(&mut read).map_err(|error| format!("rows: {error}"))?)?;
-        late.check(&live.graph, &moment.rows).map_err(|failure| format!("late subscriber: {failure}"))?;
+        let graph = match &live.running {
+            Running::Catalogued(id) => self.catalogue.get(*id).ok_or("the catalogue lost a graph")?,
+            Running::Alone { graph, .. } => graph,
+        };
+        check_graph(&evaluation, graph, &moment.schema, &moment.rows).map_err(|failure| format!("graph: {failure}"))?;
+        live.view.check(graph, &moment.rows)?;
+        let rows = graph.rows(&mut moment.read()?).map_err(|error| format!("rows: {error}"))?;
+        View::new(rows)?.check(graph, &moment.rows).map_err(|failure| format!("late subscriber: {failure}"))?;
         if hydrate {
             check_sql(&evaluation, &live.query, moment)?;
             if options.hydrate.is_some() {
@@ -337,6 +405,12 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+impl Moment {
+    fn read(&self) -> Result<ReplicaRead, Failure> {
+        self.snapshot.reader().map(ReplicaRead::new).map_err(|error| format!("reading: {error}"))
     }
 }
 

@@ -131,6 +131,16 @@ impl<'a> QueryGenerator<'a> {
         let system = if self.rng.percent(12) { System::Permissions } else { System::Client };
         let flag = |rng: &mut Rng| if rng.percent(20) { Some(rng.percent(50)) } else { None };
         let mut subquery = self.ast(self.data.table(relationship.to), Some(&alias), depth + 1, true);
+        let mut flip = flag(&mut self.rng);
+        if self.rng.percent(4) {
+            // Only flipped subqueries may have a cursor and related rows.
+            flip = Some(true);
+            let table = self.data.table(relationship.to);
+            subquery.start = self.cursor(table, &subquery.order_by);
+            if depth < 2 {
+                self.add_related(table, &mut subquery, depth + 1);
+            }
+        }
         if let Some((columns, to, to_columns)) = relationship.then
             && self.rng.percent(70)
         {
@@ -146,7 +156,7 @@ impl<'a> QueryGenerator<'a> {
         Condition::Exists {
             related: correlated(relationship.from_columns, relationship.to_columns, subquery, false, system),
             negated: self.rng.percent(35),
-            flip: flag(&mut self.rng),
+            flip,
             scalar: flag(&mut self.rng),
         }
     }
