@@ -405,6 +405,56 @@ fn the_log_is_bounded_while_readers_come_and_go() {
 }
 
 #[test]
+fn readers_see_one_version_while_the_writer_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = open(&folder, &(0..50).map(|id| row(id, &format!("0-{id}"))).collect::<Vec<_>>());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    // Every transaction gives all rows the number of its version; a reader must never see two numbers.
+    let uniform = |reader: &Reader, version: &str| {
+        let slugs = stored(reader);
+        let number: i64 = version[1..].parse::<i64>().unwrap() - if version.len() > 2 { 0 } else { 1 };
+        assert!(slugs.iter().all(|(id, slug)| *slug == format!("{number}-{id}")), "{version}: {slugs:?}");
+    };
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut read = 0;
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) || read == 0 {
+                        let snapshot = replica.pin().unwrap();
+                        let first = snapshot.reader().unwrap();
+                        uniform(&first, &snapshot.version);
+                        match snapshot.reader() {
+                            Ok(second) => uniform(&second, &snapshot.version),
+                            // The log was reset under a version that was wholly checkpointed.
+                            Err(error) => assert!(matches!(error, ReplicaError::PinExpired(_)), "{error}"),
+                        }
+                        read += 1;
+                    }
+                    read
+                })
+            })
+            .collect();
+        let mut writer = replica.writer().unwrap();
+        // Short bounds, so that the log is reset and checkpointed often beside the readers.
+        writer.bounds = super::writer::LogBounds { soft: 50, hard: 5000, grace: Duration::from_secs(10) };
+        for n in 1..=200 {
+            let mut tx = writer.begin(&format!("1{n:04}")).unwrap();
+            let rel = relation(&mut tx);
+            for id in 0..50 {
+                tx.update(&rel, None, &sent(row(id, &format!("{n}-{id}")))).unwrap();
+            }
+            assert_eq!(tx.commit().unwrap().row_count(), 50);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0);
+        }
+    });
+    assert_eq!(replica.metrics().pinned, 0);
+}
+
+#[test]
 fn commits_can_be_made_durable() {
     let folder = tempfile::tempdir().unwrap();
     let replica = open(&folder, &[row(1, "a")]);
