@@ -39,7 +39,12 @@ fn first_client_brings_internal_queries() {
         r#"{"schema":"","table":"zero_0.clients","where":{"type":"simple","left":{"type":"column","name":"clientGroupID"},"op":"=","right":{"type":"literal","value":"g"}},"orderBy":[["clientGroupID","asc"],["clientID","asc"]]}"#
     );
     assert!(ast(MUTATION_RESULTS).contains(r#""where":{"type":"and","conditions":[{"type":"simple""#));
-    group.config(|update| Ok(update.ensure_client("c2", "zero_0"))).unwrap();
+    group
+        .config(|update| {
+            update.ensure_client("c2", "zero_0");
+            Ok(())
+        })
+        .unwrap();
     assert_eq!((group.version().as_str(), group.wrote()), ("00:02", Some([1, 0, 0, 0, 0])));
     // Clients cannot desire them.
     group.config(|update| update.put_desired("c1", &[put_query(LMIDS)])).unwrap();
@@ -68,7 +73,12 @@ fn client_schema_is_set_once() {
         Err(CvrError::InvalidConnectionRequest("Provided schema does not match previous schema".to_owned()))
     );
     for (profile, wrote) in [("cgg", true), ("cgg", false), ("p1", true)] {
-        group.config(|update| Ok(update.set_profile_id(profile))).unwrap();
+        group
+            .config(|update| {
+                update.set_profile_id(profile);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(group.last_flush.as_ref().is_some_and(|flush| flush.identity_changed), wrote, "{profile}");
     }
 }
@@ -148,8 +158,24 @@ fn desires() {
             &["desired c put q", "desired c del q"],
             "inactive at 7 ttl 30",
         ),
-        ("client deleted", |u| Ok(u.delete_client("c", 9.0)), &["desired c del q"], "inactive at 9 ttl 10"),
-        ("unknown client deleted", |u| Ok(u.delete_client("x", 9.0)), &[], "active ttl 10"),
+        (
+            "client deleted",
+            |u| {
+                u.delete_client("c", 9.0);
+                Ok(())
+            },
+            &["desired c del q"],
+            "inactive at 9 ttl 10",
+        ),
+        (
+            "unknown client deleted",
+            |u| {
+                u.delete_client("x", 9.0);
+                Ok(())
+            },
+            &[],
+            "active ttl 10",
+        ),
     ];
     for (name, change, patches, desire) in cases {
         let mut group = Group::at("01");
@@ -182,8 +208,18 @@ fn desires() {
 #[test]
 fn deleting_a_client_without_desires_writes_but_does_not_step() {
     let mut group = Group::at("01");
-    group.config(|update| Ok(update.ensure_client("c", "zero_0"))).unwrap();
-    group.config(|update| Ok(update.delete_client("c", 1.0))).unwrap();
+    group
+        .config(|update| {
+            update.ensure_client("c", "zero_0");
+            Ok(())
+        })
+        .unwrap();
+    group
+        .config(|update| {
+            update.delete_client("c", 1.0);
+            Ok(())
+        })
+        .unwrap();
     assert_eq!((group.version().as_str(), group.wrote()), ("01:01", Some([0, 1, 0, 0, 0])));
     assert!(group.cvr.clients.is_empty());
 }

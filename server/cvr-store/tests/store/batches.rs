@@ -1,0 +1,128 @@
+//! Many groups in one statement, and what becomes of one that fails.
+
+use std::sync::atomic::Ordering;
+
+use cvr_store::Rehome;
+use futures::future::join_all;
+
+use super::*;
+
+#[tokio::test]
+async fn a_hundred_groups_in_three_statements() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let ids: Vec<String> = (0..100).map(|group| format!("g{group}")).collect();
+    let mut groups: Vec<Group> = join_all(ids.iter().map(|id| Group::with_rows(&store, id, 5))).await;
+    let counters = store.counters();
+    let before = counters.batches.load(Ordering::Relaxed);
+    let flushes = groups.iter_mut().map(|group| {
+        let flush = group.update("02", &[], &[], &[("q", "1".into(), Some("02")), ("q", "2".into(), None)]);
+        group.flush(flush)
+    });
+    join_all(flushes).await.into_iter().collect::<Result<Vec<()>, _>>().unwrap();
+    let batches = counters.batches.load(Ordering::Relaxed) - before;
+    assert!(batches <= 3, "{batches}");
+    assert_eq!(counters.flushes.load(Ordering::Relaxed), 300);
+    join_all(groups.iter().map(Group::assert_stored)).await;
+    assert_eq!(database.value(r#"SELECT count(*) FROM rows WHERE "patchVersion" = '02'"#).await, "200");
+}
+
+#[tokio::test]
+async fn a_failure_is_one_groups_own() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let ids = ["fine", "modified", "purged", "taken", "second"];
+    let mut groups: Vec<Group> = Vec::new();
+    for id in ids {
+        groups.push(Group::with_rows(&store, id, 1).await);
+    }
+    let mut new = Group::load(&store, "new", 1.0).await.unwrap();
+    database
+        .sql(
+            r#"UPDATE instances SET version = '01:01' WHERE "clientGroupID" = 'modified';
+               DELETE FROM instances WHERE "clientGroupID" = 'purged';
+               UPDATE instances SET owner = 'x', "grantedAt" = to_timestamp(5) WHERE "clientGroupID" = 'taken';
+               INSERT INTO instances ("clientGroupID", version, "lastActive") VALUES ('new', '07', now())"#,
+        )
+        .await;
+    let first = new.config(|update| update.ensure_client("c", "zero_0"));
+    let mut outcomes = join_all(groups.iter_mut().map(|group| {
+        let flush = group.update("02", &[], &[], &[("q", "0".into(), Some("02"))]);
+        group.flush(flush)
+    }))
+    .await;
+    outcomes.push(new.flush(first).await);
+    let texts: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| outcome.as_ref().map_or_else(ToString::to_string, |()| "written".to_owned()))
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "written",
+            "CVR has been concurrently modified. Expected 01, got 01:01",
+            "CVR has been concurrently modified. Expected 01, got 00",
+            "CVR ownership was transferred to x at 1970-01-01T00:00:05.000Z (last connect time: 1970-01-01T00:00:00.001Z)",
+            "written",
+            "CVR has been concurrently modified. Expected 00, got 07",
+        ]
+    );
+    assert!(matches!(outcomes[1], Err(StoreError::Rehome(Rehome::ConcurrentModification { .. }))));
+    groups[0].assert_stored().await;
+    groups[4].assert_stored().await;
+    assert_eq!(database.value(r#"SELECT count(*) FROM rows WHERE "patchVersion" = '02'"#).await, "2");
+    assert_eq!(database.value(r#"SELECT count(*) FROM clients WHERE "clientGroupID" = 'new'"#).await, "0");
+}
+
+#[tokio::test]
+async fn values_that_postgres_refuses() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut groups = vec![Group::with_rows(&store, "a", 1).await, Group::with_rows(&store, "b", 1).await];
+    let mut outcomes = join_all(groups.iter_mut().enumerate().map(|(index, group)| {
+        // Postgres has no text with a zero in it.
+        let id = if index == 0 { "\0" } else { "fine" };
+        let flush = group.update("02", &[], &[], &[("q", id.to_owned(), Some("02"))]);
+        group.flush(flush)
+    }))
+    .await;
+    assert!(matches!(outcomes.remove(0), Err(StoreError::Refused(_))));
+    outcomes.remove(0).unwrap();
+    groups[1].assert_stored().await;
+    // The group is as it was before.
+    let mut again = Group::load(&store, "a", 1.0).await.unwrap();
+    assert_eq!(again.cvr.version, version("01"));
+    let flush = again.update("02", &[], &[], &[("q", "0".into(), Some("02"))]);
+    again.flush(flush).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_replaced() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut group = Group::with_rows(&store, "g", 1).await;
+    database
+        .sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        .await;
+    // The flush may notice too late; whoever fails loads the record again.
+    for state in ["02", "03"] {
+        let flush = group.update(state, &[], &[], &[("q", "0".into(), Some(state))]);
+        if group.flush(flush).await.is_err() {
+            group = Group::load(&store, "g", 1.0).await.unwrap();
+        }
+    }
+    let flush = group.update("04", &[], &[], &[("q", "0".into(), Some("04"))]);
+    group.flush(flush).await.unwrap();
+    group.assert_stored().await;
+}
+
+#[tokio::test]
+async fn nothing_is_written_after_closing() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut group = Group::with_rows(&store, "g", 150).await;
+    store.close().await;
+    assert_eq!(database.value("SELECT count(*) FROM rows").await, "150");
+    let flush = group.update("02", &[], &[], &[("q", "0".into(), Some("02"))]);
+    assert_eq!(group.flush(flush).await.unwrap_err().to_string(), "the server is stopping");
+}
