@@ -407,6 +407,17 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Lets what follows belong to a later upstream transaction of the same commit: many small ones cost
+    /// little more than one. Rows keep the version of their own transaction.
+    pub fn advance(&mut self, version: &str) -> Result<(), ReplicaError> {
+        if *version <= *self.version {
+            return Err(ReplicaError::Mismatch(format!("version {version} does not come after {}", self.version)));
+        }
+        self.settle()?;
+        self.version = Version::from(version);
+        Ok(())
+    }
+
     /// Commits. The new version is visible to pins made after this returns.
     pub fn commit(mut self) -> Result<Commit, ReplicaError> {
         self.settle()?;

@@ -181,7 +181,7 @@ WITH published AS (
     FROM pg_catalog.pg_publication_tables p
     JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
     JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-   WHERE p.pubname = ANY ({publications})
+   WHERE p.pubname = ANY (({publications})::text[])
 ), tables AS (
   SELECT oid, schema, schema_oid, name, identity,
          json_object_agg(pubname, json_build_object('rowFilter', rowfilter) ORDER BY pubname) AS publications

@@ -22,6 +22,9 @@ const SLOT_LOCK_TIMEOUT_MS: u64 = 29_000;
 /// How long we wait for the same; a little longer, so that the server's own message comes first.
 const SLOT_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often another slot name is tried when the chosen one was taken in between.
+const NAME_TRIES: u32 = 50;
+
 /// First server whose slots can be synchronised to standbys.
 const FAILOVER_VERSION_MIN: i32 = 170_000;
 
@@ -59,6 +62,7 @@ pub(crate) async fn create(
     failover: bool,
 ) -> Result<NewSlot, Error> {
     let mut retried = false;
+    let mut taken = 0;
     loop {
         drop_unclaimed(client, names).await?;
         let error = match try_create(target, client, names, failover && server_version >= FAILOVER_VERSION_MIN).await {
@@ -68,6 +72,11 @@ pub(crate) async fn create(
         let Error::Stream { message, .. } = &error else { return Err(error) };
         let state = stream_sql_state(message);
         match state {
+            // Slots are the cluster's, the lock is the database's: somebody of another database was faster.
+            Some("42710") if taken < NAME_TRIES => {
+                taken += 1;
+                continue;
+            }
             // Not allowed to replicate: the owner of a database can often grant it to itself.
             Some("42501") if !retried => {
                 info!("the upstream role may not replicate yet; trying ALTER ROLE current_user WITH REPLICATION");

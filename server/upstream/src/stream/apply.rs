@@ -15,7 +15,7 @@ use crate::values::{Decoder, decode_text};
 /// The tables of the stream and how their rows are decoded.
 #[derive(Default)]
 pub(crate) struct Applier {
-    relations: FxHashMap<u32, Table>,
+    relations: FxHashMap<u32, Result<Table, String>>,
     tables: FxHashMap<String, TableSpec>,
     indexes: Vec<IndexSpec>,
     keyless: FxHashSet<String>,
@@ -41,20 +41,19 @@ struct Column {
 
 impl Applier {
     /// Reads the replica's tables and forgets what the stream said so far: a new connection, or a new schema.
-    pub(crate) fn reset(&mut self, replica: &Replica) -> Result<(), Error> {
-        let context = "read the replica's tables";
-        let wrap = |error: ReplicaError| Error::Replica { context: context.to_owned(), message: error.to_string() };
-        self.tables = replica.tables().map_err(wrap)?.into_iter().map(|table| (table.name.clone(), table)).collect();
-        self.indexes = replica.indexes().map_err(wrap)?;
+    pub(crate) fn reset(&mut self, replica: &Replica) {
+        self.tables = replica.tables().into_iter().map(|table| (table.name.clone(), table)).collect();
+        self.indexes = replica.indexes();
         self.relations.clear();
-        Ok(())
     }
 
     /// Applies one message; gives the relation if it is one, for whoever checks schemas.
     pub(crate) fn apply(&mut self, tx: &mut Tx<'_>, bytes: &[u8]) -> Result<Option<RelationMessage>, Error> {
         match decode(bytes).map_err(|error| Error::Protocol(error.to_string()))? {
             Message::Relation(message) => {
-                let table = self.table(&message)?;
+                // A partition is described beside its root although its changes come as the root's, so a table
+                // that is not in the replica matters only when a change names it.
+                let table = self.table(&message);
                 self.relations.insert(message.oid, table);
                 return Ok(Some(message));
             }
@@ -63,7 +62,7 @@ impl Applier {
             Message::Delete { relation, old } => self.delete(tx, relation, old)?,
             Message::Truncate { relations } => {
                 for relation in relations {
-                    let table = self.relations.get(&relation).ok_or_else(|| unknown(relation))?;
+                    let table = table_of(&mut self.relations, relation)?;
                     tx.truncate(&table.name).map_err(|error| apply_error(&table.name, error))?;
                 }
             }
@@ -73,7 +72,7 @@ impl Applier {
     }
 
     fn insert(&mut self, tx: &mut Tx<'_>, relation: u32, new: Tuple<'_>) -> Result<(), Error> {
-        let table = self.relations.get_mut(&relation).ok_or_else(|| unknown(relation))?;
+        let table = table_of(&mut self.relations, relation)?;
         check_length(table, new)?;
         self.row.clear();
         for (column, cell) in table.columns.iter().zip(new.cells()) {
@@ -87,7 +86,7 @@ impl Applier {
     }
 
     fn update(&mut self, tx: &mut Tx<'_>, relation: u32, old: Option<Tuple<'_>>, new: Tuple<'_>) -> Result<(), Error> {
-        let table = self.relations.get_mut(&relation).ok_or_else(|| unknown(relation))?;
+        let table = table_of(&mut self.relations, relation)?;
         if !has_key(&mut self.keyless, table) {
             return Ok(());
         }
@@ -107,7 +106,7 @@ impl Applier {
     }
 
     fn delete(&mut self, tx: &mut Tx<'_>, relation: u32, old: Tuple<'_>) -> Result<(), Error> {
-        let table = self.relations.get_mut(&relation).ok_or_else(|| unknown(relation))?;
+        let table = table_of(&mut self.relations, relation)?;
         if !has_key(&mut self.keyless, table) {
             return Ok(());
         }
@@ -116,18 +115,19 @@ impl Applier {
         tx.delete(&handle, &self.key).map_err(|error| apply_error(&table.name, error))
     }
 
-    fn table(&self, message: &RelationMessage) -> Result<Table, Error> {
+    fn table(&self, message: &RelationMessage) -> Result<Table, String> {
         let name = lite_name(&message.schema, &message.name);
-        let spec = self.tables.get(&name).ok_or_else(|| {
-            Error::ResetRequired(format!("Table {name} is published but not in the replica: it must be copied again"))
-        })?;
+        let spec = self
+            .tables
+            .get(&name)
+            .ok_or_else(|| format!("Table {name} is published but not in the replica: it must be copied again"))?;
         let mut columns = Vec::with_capacity(message.columns.len());
         for column in &message.columns {
             let known = spec.columns.iter().find(|known| known.name == column.name).ok_or_else(|| {
-                Error::ResetRequired(format!(
+                format!(
                     "Column {} of table {name} is published but not in the replica: it must be copied again",
                     column.name
-                ))
+                )
             })?;
             let decoder = Decoder::new(column.type_oid, known.is_enum, known.dimensions > 0);
             columns.push(Column { name: column.name.clone(), decoder });
@@ -209,8 +209,13 @@ fn value(table: &str, column: &Column, cell: Cell<'_>) -> Result<Option<SqliteVa
     }
 }
 
-fn unknown(relation: u32) -> Error {
-    Error::Protocol(format!("a change of relation {relation}, which the stream has not described"))
+/// The table that a change names.
+fn table_of(relations: &mut FxHashMap<u32, Result<Table, String>>, relation: u32) -> Result<&mut Table, Error> {
+    match relations.get_mut(&relation) {
+        Some(Ok(table)) => Ok(table),
+        Some(Err(reason)) => Err(Error::ResetRequired(reason.clone())),
+        None => Err(Error::Protocol(format!("a change of relation {relation}, which the stream has not described"))),
+    }
 }
 
 /// A change that does not fit means that stream and file disagree; nothing but a new copy helps.

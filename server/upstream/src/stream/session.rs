@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::commit::Commit;
-use engine::replica::{Replica, Writer};
+use engine::replica::{Replica, Tx, Writer};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -26,6 +26,13 @@ use crate::sync::replica_error;
 /// that the replica has, and without that a database busy with unpublished tables keeps all its WAL.
 const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Changes in one commit of the replica at most, unless one transaction has more: a few tens of
+/// milliseconds of work, so that clients do not wait for a backlog to end.
+const GROUP_CHANGES_MAX: usize = 2000;
+
+/// Upstream transactions in one commit at most; by then a commit's own cost is negligible.
+const GROUP_TRANSACTIONS_MAX: usize = 500;
+
 /// The state of one connection.
 pub(super) struct Session<'a> {
     replica: Arc<Replica>,
@@ -41,6 +48,14 @@ pub(super) struct Session<'a> {
     position: u64,
     idle_commit: Instant,
     ddl_prefix: String,
+    /// An event that was met while looking for another transaction.
+    kept: Option<Option<Event>>,
+}
+
+/// What a transaction did.
+struct Applied {
+    changes: usize,
+    schema_changed: bool,
 }
 
 impl<'a> Session<'a> {
@@ -56,7 +71,7 @@ impl<'a> Session<'a> {
         durable: Arc<Durable>,
     ) -> Result<Session<'a>, Error> {
         let mut applier = Applier::default();
-        applier.reset(&replica)?;
+        applier.reset(&replica);
         let version = replica.state().state_version;
         let position = position_after(&version).ok_or_else(|| not_a_position(&version))?.saturating_sub(1);
         let (ddl_prefix, idle_commit) = (names.ddl_message_prefix(), Instant::now());
@@ -73,6 +88,7 @@ impl<'a> Session<'a> {
             position,
             idle_commit,
             ddl_prefix,
+            kept: None,
         })
     }
 
@@ -84,13 +100,14 @@ impl<'a> Session<'a> {
         stopped: &mut watch::Receiver<bool>,
     ) -> Result<Ended, Error> {
         loop {
-            let event = match self.source.waiting() {
+            let event = match self.kept.take().map(Ok).or_else(|| self.source.waiting()) {
                 Some(event) => event?,
                 None => match self.wait(stopped)? {
                     Waited::Event(event) => event,
                     Waited::Stopped => {
                         self.durable.flush(&self.replica)?;
                         self.source.acknowledge(self.durable.position());
+                        self.handle.block_on(self.source.close());
                         return Ok(Ended::Stopped);
                     }
                 },
@@ -98,7 +115,7 @@ impl<'a> Session<'a> {
             self.source.acknowledge(self.durable.position());
             match event {
                 None => return Ok(Ended::Disconnected),
-                Some(Event::Begin { lsn }) => self.transaction(writer, on_commit, lsn)?,
+                Some(Event::Begin { lsn }) => self.group(writer, on_commit, lsn)?,
                 Some(Event::Idle { lsn }) => self.idle(writer, on_commit, lsn)?,
                 Some(Event::Message { transactional: false, .. }) => {}
                 Some(Event::Message { .. } | Event::Change(_) | Event::Commit { .. }) => {
@@ -153,24 +170,66 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Applies one transaction of upstream.
-    fn transaction(
-        &mut self,
-        writer: &mut Writer,
-        on_commit: &mut impl FnMut(Arc<Commit>),
-        lsn: u64,
-    ) -> Result<(), Error> {
+    /// Applies a transaction, and those that are waiting behind it, as one commit of the replica.
+    fn group(&mut self, writer: &mut Writer, on_commit: &mut impl FnMut(Arc<Commit>), lsn: u64) -> Result<(), Error> {
         if lsn <= self.position {
             // The server starts after what was acknowledged, which may be less than what the replica has.
             return self.skip(lsn);
         }
-        let version = StateVersion::from_lsn(lsn);
-        let mut tx = writer.begin(version.as_str()).map_err(replica_error("begin a transaction"))?;
-        let mut schema_changed = false;
+        let mut tx =
+            writer.begin(StateVersion::from_lsn(lsn).as_str()).map_err(replica_error("begin a transaction"))?;
+        let mut last = lsn;
+        let mut changes = 0;
+        let mut transactions = 1;
+        let schema_changed = loop {
+            let done = self.transaction(&mut tx, last)?;
+            changes += done.changes;
+            if done.schema_changed || changes >= GROUP_CHANGES_MAX || transactions >= GROUP_TRANSACTIONS_MAX {
+                break done.schema_changed;
+            }
+            let Some(next) = self.waiting_transaction()? else { break false };
+            if next <= last {
+                return Err(Error::Protocol("the stream's transactions are out of order".to_owned()));
+            }
+            last = next;
+            transactions += 1;
+            tx.advance(StateVersion::from_lsn(last).as_str()).map_err(replica_error("begin a transaction"))?;
+        };
+        let commit = tx.commit().map_err(replica_error("commit a transaction"))?;
+        self.position = last;
+        if schema_changed {
+            self.applier.reset(&self.replica);
+        }
+        on_commit(Arc::new(commit));
+        Ok(())
+    }
+
+    /// Whether another transaction has begun to arrive; anything else that waits is kept for later.
+    fn waiting_transaction(&mut self) -> Result<Option<u64>, Error> {
+        loop {
+            match self.source.waiting() {
+                None => return Ok(None),
+                Some(event) => match event? {
+                    Some(Event::Begin { lsn }) => return Ok(Some(lsn)),
+                    // Both say something about now only.
+                    Some(Event::Idle { .. } | Event::Message { transactional: false, .. }) => {}
+                    other => {
+                        self.kept = Some(other);
+                        return Ok(None);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Applies the changes of one upstream transaction, up to its commit.
+    fn transaction(&mut self, tx: &mut Tx<'_>, lsn: u64) -> Result<Applied, Error> {
+        let mut applied = Applied { changes: 0, schema_changed: false };
         loop {
             match self.next()? {
                 Event::Change(bytes) => {
-                    if let Some(relation) = self.applier.apply(&mut tx, &bytes)?
+                    applied.changes += 1;
+                    if let Some(relation) = self.applier.apply(tx, &bytes)?
                         && !self.shard.ddl_detection
                     {
                         self.check_unannounced(&relation.name)?;
@@ -178,23 +237,16 @@ impl<'a> Session<'a> {
                 }
                 Event::Message { transactional: true, prefix, content } if prefix == self.ddl_prefix => {
                     if let Some(change) = ddl::parse(&content)? {
-                        schema_changed |= self.schema_change(&change)?;
+                        applied.schema_changed |= self.schema_change(&change)?;
                     }
                 }
                 Event::Message { .. } | Event::Idle { .. } => {}
-                Event::Commit { lsn: end } if end == lsn => break,
+                Event::Commit { lsn: end } if end == lsn => return Ok(applied),
                 Event::Commit { .. } | Event::Begin { .. } => {
                     return Err(Error::Protocol("the stream's transactions do not match".to_owned()));
                 }
             }
         }
-        let commit = tx.commit().map_err(replica_error("commit a transaction"))?;
-        self.position = lsn;
-        if schema_changed {
-            self.applier.reset(&self.replica)?;
-        }
-        on_commit(Arc::new(commit));
-        Ok(())
     }
 
     fn skip(&mut self, lsn: u64) -> Result<(), Error> {
@@ -227,7 +279,7 @@ impl<'a> Session<'a> {
 
     /// Compares an announced schema with the replica. Gives whether the replica's schema was changed.
     fn schema_change(&mut self, change: &ddl::SchemaChange) -> Result<bool, Error> {
-        match self.difference(&change.schema)? {
+        match self.difference(&change.schema) {
             None => Ok(false),
             Some(difference) => Err(Error::ResetRequired(format!(
                 "{} changed the published schema ({difference}): the replica must be copied again",
@@ -243,7 +295,7 @@ impl<'a> Session<'a> {
             let client = self.target.connect("change-source-init").await?;
             PublishedSchema::read(&client, publications).await
         })?;
-        match self.difference(&schema)? {
+        match self.difference(&schema) {
             None => Ok(()),
             Some(difference) => Err(Error::ResetRequired(format!(
                 "the published schema changed ({difference}), seen at table {table}; event triggers of shard {} are \
@@ -254,36 +306,36 @@ impl<'a> Session<'a> {
     }
 
     /// The first thing in which a published schema and the replica differ.
-    fn difference(&self, schema: &PublishedSchema) -> Result<Option<String>, Error> {
-        let tables = self.replica.tables().map_err(replica_error("read the replica's tables"))?;
-        let indexes = self.replica.indexes().map_err(replica_error("read the replica's indexes"))?;
+    fn difference(&self, schema: &PublishedSchema) -> Option<String> {
+        let tables = self.replica.tables();
+        let indexes = self.replica.indexes();
         for table in &schema.tables {
             let wanted = table_spec(table);
             let Some(known) = tables.iter().find(|known| known.name == wanted.name) else {
-                return Ok(Some(format!("new table {}", wanted.name)));
+                return Some(format!("new table {}", wanted.name));
             };
             // Lengths and defaults have no effect on what is stored.
             let shape = |columns: &[engine::replica::ColumnSpec]| -> Vec<(String, String)> {
                 columns.iter().map(|column| (column.name.clone(), column.declared_type())).collect()
             };
             if shape(&known.columns) != shape(&wanted.columns) {
-                return Ok(Some(format!("columns of table {}", wanted.name)));
+                return Some(format!("columns of table {}", wanted.name));
             }
         }
         if let Some(gone) =
             tables.iter().find(|known| !schema.tables.iter().any(|table| table.lite_name() == known.name))
         {
-            return Ok(Some(format!("table {} is gone", gone.name)));
+            return Some(format!("table {} is gone", gone.name));
         }
         let mut wanted: Vec<_> = schema.indexes.iter().filter_map(|index| index_spec(schema, index)).collect();
         let mut known = indexes;
         wanted.sort_by(|a, b| a.name.cmp(&b.name));
         known.sort_by(|a, b| a.name.cmp(&b.name));
         if wanted == known {
-            return Ok(None);
+            return None;
         }
         let differing = wanted.iter().zip(&known).find(|(a, b)| a != b).map(|(a, _)| a.name.clone());
-        Ok(Some(format!("indexes, first {}", differing.unwrap_or_else(|| "at the end of the list".to_owned()))))
+        Some(format!("indexes, first {}", differing.unwrap_or_else(|| "at the end of the list".to_owned())))
     }
 }
 

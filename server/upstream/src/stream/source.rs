@@ -21,7 +21,13 @@ const MESSAGES_WAITING: usize = 4096;
 
 /// How often the server hears at most what is durable. Well under half of any sensible
 /// `wal_sender_timeout` (60 s by default), after which the server would ask or give up.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long the last acknowledgement may take when the stream is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often is looked whether it was sent.
+const CLOSE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How often starting is tried while the slot's last reader is being ended.
 const START_TRIES: u32 = 20;
@@ -71,11 +77,15 @@ pub trait ReplicationSource: Send {
 
     /// Tells the source that everything up to this position is durable.
     fn acknowledge(&mut self, lsn: u64);
+
+    /// Ends the stream once the source has heard of everything acknowledged.
+    async fn close(&mut self);
 }
 
 /// A logical replication connection.
 pub(crate) struct PostgresSource {
     client: ReplicationClient,
+    acknowledged: Lsn,
 }
 
 impl PostgresSource {
@@ -120,13 +130,13 @@ impl PostgresSource {
         // In quotes: the server folds bare names to lower case.
         config.publication = Publication::from(publications.iter().map(|name| ident(name)).collect::<Vec<_>>());
         config = config.with_start_lsn(Lsn(start)).with_status_interval(STATUS_INTERVAL);
-        config = config.with_wakeup_interval(STATUS_INTERVAL).with_buffer_size(MESSAGES_WAITING);
+        config = config.with_buffer_size(MESSAGES_WAITING);
         let mut client =
             ReplicationClient::connect_gated(config).await.map_err(|error| stream_error(context, &error))?;
         client.simple_query(VALUE_SETTINGS).await.map_err(|error| stream_error(context, &error))?;
         client.start().await.map_err(|error| stream_error(context, &error))?;
         client.wait_started().await.map_err(|error| stream_error(context, &error))?;
-        Ok(PostgresSource { client })
+        Ok(PostgresSource { client, acknowledged: Lsn(start) })
     }
 }
 
@@ -146,7 +156,22 @@ impl ReplicationSource for PostgresSource {
     }
 
     fn acknowledge(&mut self, lsn: u64) {
-        self.client.update_applied_lsn(Lsn(lsn));
+        self.acknowledged = self.acknowledged.max(Lsn(lsn));
+        self.client.update_applied_lsn(self.acknowledged);
+    }
+
+    async fn close(&mut self) {
+        let metrics = self.client.metrics();
+        let sent = async {
+            while self.client.is_running() && metrics.last_applied_lsn() < self.acknowledged {
+                tokio::time::sleep(CLOSE_PAUSE).await;
+            }
+            // What is still coming does not matter any more, and neither does how the connection ends.
+            let _ = self.client.shutdown().await;
+        };
+        if tokio::time::timeout(CLOSE_TIMEOUT, sent).await.is_err() {
+            tracing::warn!("the replication stream did not close in time");
+        }
     }
 }
 

@@ -1,0 +1,8 @@
+//! The upstream side against a real Postgres: one cluster for the binary, one database a test.
+
+mod harness;
+mod initial;
+mod resume;
+mod setup;
+mod streaming;
+mod values;

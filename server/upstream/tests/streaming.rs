@@ -1,0 +1,136 @@
+//! Changes of every kind: the followed replica equals a fresh copy.
+
+use upstream::Error;
+
+use crate::harness::{World, dump};
+
+const SCHEMA: &str = "
+    CREATE SCHEMA other;
+    CREATE TABLE t (id int PRIMARY KEY, a text, b int);
+    CREATE TABLE composite (x int, y text, v jsonb, PRIMARY KEY (y, x));
+    CREATE TABLE other.t (id uuid PRIMARY KEY, v text);
+    CREATE TABLE whole (id int PRIMARY KEY, a text, big text); ALTER TABLE whole REPLICA IDENTITY FULL;
+    CREATE TABLE indexed (id int, code text NOT NULL, v int);
+    CREATE UNIQUE INDEX indexed_code ON indexed (code); ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_code;
+    CREATE TABLE chosen (code text NOT NULL UNIQUE, v int);
+    CREATE TABLE toasted (id int PRIMARY KEY, small int, big text);
+    CREATE TABLE swapped (id int PRIMARY KEY, place int NOT NULL, UNIQUE (place) DEFERRABLE INITIALLY DEFERRED);
+    CREATE TABLE keyless (a int);
+    CREATE TABLE wholekeyless (a int); ALTER TABLE wholekeyless REPLICA IDENTITY FULL;
+    CREATE PUBLICATION everything FOR TABLES IN SCHEMA public, other;
+    INSERT INTO t SELECT i, 'a' || i, i FROM generate_series(1, 100) i;
+    INSERT INTO composite SELECT i, 'y' || i % 3, '{\"k\": 1}' FROM generate_series(1, 20) i;
+    INSERT INTO other.t SELECT gen_random_uuid(), i FROM generate_series(1, 10) i;
+    INSERT INTO whole SELECT i, i, (SELECT string_agg(md5(j::text || i), '') FROM generate_series(1, 500) j) FROM generate_series(1, 5) i;
+    INSERT INTO indexed SELECT i, 'c' || i, i FROM generate_series(1, 10) i;
+    INSERT INTO chosen SELECT 'c' || i, i FROM generate_series(1, 10) i;
+    INSERT INTO toasted SELECT i, i, (SELECT string_agg(md5(j::text || i), '') FROM generate_series(1, 500) j) FROM generate_series(1, 5) i;
+    INSERT INTO swapped SELECT i, i FROM generate_series(1, 5) i;";
+
+/// One transaction each; psql runs every statement in its own unless told otherwise.
+const CHANGES: &[&str] = &[
+    "INSERT INTO t VALUES (1000, NULL, 1), (1001, '', NULL)",
+    "UPDATE t SET a = a || '!' WHERE id < 50",
+    "UPDATE t SET id = id + 5000 WHERE id < 10",
+    "DELETE FROM t WHERE id % 7 = 0",
+    "BEGIN; INSERT INTO t VALUES (2000, 'x', 1); UPDATE t SET a = 'y' WHERE id = 2000; DELETE FROM t WHERE id = 2000; COMMIT",
+    "BEGIN; DELETE FROM t WHERE id = 20; INSERT INTO t VALUES (20, 'again', 0); COMMIT",
+    // Primary keys swapped through a third value, and moved along: every intermediate state is unique.
+    "BEGIN; UPDATE t SET id = -1 WHERE id = 30; UPDATE t SET id = 30 WHERE id = 31; UPDATE t SET id = 31 WHERE id = -1; COMMIT",
+    "BEGIN; INSERT INTO t VALUES (3000, 'rolled back', 0); ROLLBACK",
+    "UPDATE composite SET v = '{\"k\": 2}' WHERE x % 2 = 0",
+    "UPDATE composite SET x = x + 100, y = 'moved' WHERE x < 4",
+    "DELETE FROM composite WHERE x = 10",
+    "UPDATE other.t SET v = v || '?'",
+    "DELETE FROM other.t WHERE v = '3?'",
+    "UPDATE whole SET a = 'changed' WHERE id < 3",
+    "UPDATE whole SET id = id + 10 WHERE id = 4",
+    "DELETE FROM whole WHERE id = 5",
+    "UPDATE indexed SET v = v + 1",
+    "UPDATE indexed SET code = code || 'z' WHERE id < 4",
+    "DELETE FROM indexed WHERE id = 9",
+    "UPDATE chosen SET v = -v",
+    "UPDATE chosen SET code = 'renamed' WHERE code = 'c5'",
+    "DELETE FROM chosen WHERE code = 'c6'",
+    "UPDATE toasted SET small = small + 1",
+    "UPDATE toasted SET id = id + 10 WHERE id = 2",
+    "UPDATE toasted SET big = 'short now' WHERE id = 3",
+    // Conflicts within a transaction that are gone at its end.
+    "UPDATE swapped SET place = 6 - place",
+    "UPDATE swapped SET place = place + 1",
+    "BEGIN; UPDATE swapped SET place = 2 WHERE id = 5; UPDATE swapped SET place = 99 WHERE place = 2 AND id <> 5; COMMIT",
+    "INSERT INTO keyless VALUES (1), (1), (2)",
+    "INSERT INTO wholekeyless VALUES (1), (2)",
+    "TRUNCATE composite",
+    "BEGIN; TRUNCATE t, other.t; INSERT INTO t VALUES (1, 'after', 1); COMMIT",
+    // Nothing published: a transaction without changes.
+    "SELECT pg_logical_emit_message(true, 'someone else', 'x')",
+    "CREATE TABLE IF NOT EXISTS t (id int)",
+    "INSERT INTO t SELECT i, repeat('x', 100), i FROM generate_series(10, 5000) i",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_change() {
+    let mut world = World::new(SCHEMA);
+    world.config.publications = vec!["everything".to_owned()];
+    let mut followed = world.follow().await;
+    for change in CHANGES {
+        followed.after(&world, change).await;
+        // Compared as they come, so that a failure names its change; the copy is compared at the end.
+        let tables = dump(&world.path());
+        for (table, rows) in tables.iter().filter(|(table, _)| !table.contains("keyless")) {
+            let count = world.sql(&format!("SELECT count(*) FROM {table}"));
+            assert_eq!(rows.len().to_string(), count, "rows of {table} after {change}");
+        }
+    }
+    followed.running.stop().await.unwrap();
+    assert_eq!(dump(&world.path()), world.fresh_dump().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commits_say_what_changed_and_keep_versions_apart() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY, a text)");
+    let mut followed = world.follow().await;
+    let base = followed.replica.state().state_version;
+    // Many transactions at once: some share a commit.
+    let inserts: String = (0..300).map(|i| format!("INSERT INTO t VALUES ({i}, 'a{i}');")).collect();
+    world.sql(&inserts);
+    let mut rows = 0;
+    let mut last = base;
+    while rows < 300 {
+        let commit = followed.commits.recv().await.unwrap();
+        assert_eq!(commit.base, last, "commits form a chain");
+        last = commit.version.clone();
+        rows += commit.tables.get("t").map_or(0, |table| table.rows.len());
+    }
+    assert_eq!(followed.replica.state().state_version, last);
+    let connection = rusqlite::Connection::open(world.path()).unwrap();
+    let versions: i64 = connection.query_row("SELECT count(DISTINCT _0_version) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(versions, 300, "each row has the version of its own transaction");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_changes_ask_for_a_new_copy() {
+    let world = World::new("CREATE TABLE t (id int PRIMARY KEY, a text)");
+    let mut followed = world.follow().await;
+    // What the replica does not show needs nothing.
+    followed
+        .after(&world, "ALTER TABLE t ALTER COLUMN a SET DEFAULT 'x'; CREATE INDEX some_a ON t (a) WHERE id > 1")
+        .await;
+    followed.after(&world, "INSERT INTO t VALUES (1)").await;
+    world.sql(
+        "BEGIN; INSERT INTO t VALUES (2); ALTER TABLE t ALTER a DROP DEFAULT, ALTER COLUMN a TYPE int USING 5; COMMIT",
+    );
+    let error = followed.error().await;
+    assert!(matches!(error, Error::ResetRequired(_)) && error.to_string().contains("ALTER TABLE"), "{error}");
+    drop(followed);
+
+    let mut manual = World { config: world.config.clone(), ..world };
+    manual.config.auto_reset = false;
+    let error = manual.try_start().await.err().unwrap();
+    assert!(matches!(error, Error::ResetRequired(_)) && error.to_string().contains("ZERO_AUTO_RESET"), "{error}");
+    manual.config.auto_reset = true;
+    let followed = manual.follow().await;
+    followed.running.stop().await.unwrap();
+    assert_eq!(dump(&manual.path()), manual.fresh_dump().await);
+}
