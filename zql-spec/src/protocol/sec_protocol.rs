@@ -85,7 +85,7 @@ fn base64_encode(bytes: &[u8]) -> String {
 /// Decodes as JavaScript's `atob`: ASCII white space is skipped, padding may be missing.
 fn base64_decode(text: &str) -> Option<Vec<u8>> {
     let mut symbols: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    if symbols.len() % 4 == 0 {
+    if symbols.len().is_multiple_of(4) {
         for _ in 0..2 {
             if symbols.last() == Some(&b'=') {
                 symbols.pop();

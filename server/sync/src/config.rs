@@ -1,0 +1,322 @@
+//! The configuration of a server, checked: what [`Settings`] say, with defaults.
+//!
+//! Texts of errors are the reference's, so that whoever knows them finds them (operations sheet a.1).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zql_spec::protocol::connect::number;
+
+use crate::options::{Kind, OPTIONS, Settings, Status};
+
+/// A value that cannot be used. The text names the setting.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What happens.
+    Info,
+    /// What should not happen.
+    Warn,
+    /// What somebody must look at.
+    Error,
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// How an API server is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiConfig {
+    /// Patterns of allowed URLs; the first is the default. Empty: there is no API server.
+    pub urls: Vec<String>,
+    /// Sent as `X-Api-Key`.
+    pub api_key: Option<String>,
+    /// Whether the client's cookies are sent on.
+    pub forward_cookies: bool,
+    /// Names, in lower case, of headers that a client may have sent.
+    pub allowed_client_headers: Vec<String>,
+    /// Names, in lower case, of headers of the upgrade request that are sent on.
+    pub allowed_request_headers: Vec<String>,
+}
+
+/// The configuration of a server.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `ZERO_UPSTREAM_DB`
+    pub upstream_db: String,
+    /// `ZERO_CVR_DB`
+    pub cvr_db: String,
+    /// `ZERO_CVR_MAX_CONNS`
+    pub cvr_max_conns: usize,
+    /// `ZERO_REPLICA_FILE`
+    pub replica_file: PathBuf,
+    /// `ZERO_PORT`; 0 lets the system choose.
+    pub port: u16,
+    /// `ZERO_APP_ID`
+    pub app_id: String,
+    /// `ZERO_SHARD_NUM`
+    pub shard_num: u32,
+    /// `ZERO_APP_PUBLICATIONS`
+    pub app_publications: Vec<String>,
+    /// `ZERO_QUERY_*`, or the older `ZERO_GET_QUERIES_*`
+    pub query: ApiConfig,
+    /// Whether a mutate URL is set, by either name.
+    pub has_mutate_url: bool,
+    /// Whether tokens are to be verified as JWT (`ZERO_AUTH_JWK`, `_JWKS_URL` or `_SECRET`).
+    pub verifies_jwt: bool,
+    /// `ZERO_LOG_LEVEL`
+    pub log_level: LogLevel,
+    /// `ZERO_LOG_FORMAT`
+    pub log_format: LogFormat,
+    /// `ZERO_WEBSOCKET_MAX_PAYLOAD_BYTES`
+    pub max_payload_bytes: usize,
+    /// `ZERO_TASK_ID`
+    pub task_id: String,
+    /// `ZERO_AUTO_RESET`
+    pub auto_reset: bool,
+    /// `ZERO_INITIAL_SYNC_TABLE_COPY_WORKERS`
+    pub copy_workers: usize,
+    /// `ZERO_UPSTREAM_PG_REPLICATION_SLOT_FAILOVER`
+    pub slot_failover: bool,
+    /// `ZERO_UPSTREAM_PG_STREAM_INBOUND_TIMEOUT_MS`
+    pub inbound_timeout: Option<Duration>,
+    /// `ZERO_SERVER_VERSION`
+    pub server_version: String,
+    /// Options that are set and have no effect yet.
+    pub without_effect: Vec<String>,
+}
+
+impl Config {
+    /// Checks settings.
+    pub fn new(settings: &Settings) -> Result<Config, ConfigError> {
+        check_types(settings)?;
+        let text = |env: &str| settings.text(env).map(str::to_owned);
+        let list = |env: &str| settings.list(env).unwrap_or_default();
+        if settings.text("ZERO_SHARD_ID").is_some() {
+            return Err(error("Error: ZERO_SHARD_ID is no longer an option. Please use ZERO_APP_ID instead."));
+        }
+        let upstream_db = text("ZERO_UPSTREAM_DB").ok_or_else(|| {
+            error("TypeError: Missing required option ZERO_UPSTREAM_DB at upstream.db. Got undefined")
+        })?;
+        let app_id = text("ZERO_APP_ID").unwrap_or_else(|| "zero".to_owned());
+        if !app_id.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_')) {
+            return Err(error(format!(
+                "TypeError: The App ID may only consist of lower-case letters, numbers, and the underscore character \
+                 at app.id. Got {app_id:?}"
+            )));
+        }
+        if settings.text("ZERO_CHANGE_STREAMER_URI").is_some() {
+            return Err(error(
+                "ZERO_CHANGE_STREAMER_URI: this server runs as a single node only, it cannot follow another",
+            ));
+        }
+        let query = match settings.list("ZERO_QUERY_URL") {
+            Some(_) => api(settings, "ZERO_QUERY"),
+            None => api(settings, "ZERO_GET_QUERIES"),
+        };
+        let without_effect = OPTIONS
+            .iter()
+            .filter(|option| option.status == Status::NotYet)
+            .map(|option| option.env())
+            .filter(|env| settings.list(env).is_some())
+            .collect();
+        Ok(Config {
+            cvr_db: text("ZERO_CVR_DB").unwrap_or_else(|| upstream_db.clone()),
+            upstream_db,
+            cvr_max_conns: whole(settings, "ZERO_CVR_MAX_CONNS", 30, 1..=10_000)?,
+            replica_file: text("ZERO_REPLICA_FILE").unwrap_or_else(|| "zero.db".to_owned()).into(),
+            port: whole(settings, "ZERO_PORT", 4848, 0..=65_535)?,
+            app_id,
+            shard_num: whole(settings, "ZERO_SHARD_NUM", 0, 0..=i64::from(u32::MAX))?,
+            app_publications: list("ZERO_APP_PUBLICATIONS"),
+            query,
+            has_mutate_url: ["ZERO_MUTATE_URL", "ZERO_PUSH_URL"].iter().any(|env| settings.list(env).is_some()),
+            verifies_jwt: ["ZERO_AUTH_JWK", "ZERO_AUTH_JWKS_URL", "ZERO_AUTH_SECRET"]
+                .iter()
+                .any(|env| settings.text(env).is_some()),
+            log_level: match settings.text("ZERO_LOG_LEVEL") {
+                Some("debug") => LogLevel::Debug,
+                Some("warn") => LogLevel::Warn,
+                Some("error") => LogLevel::Error,
+                _ => LogLevel::Info,
+            },
+            log_format: match settings.text("ZERO_LOG_FORMAT") {
+                Some("json") => LogFormat::Json,
+                _ => LogFormat::Text,
+            },
+            max_payload_bytes: whole(
+                settings,
+                "ZERO_WEBSOCKET_MAX_PAYLOAD_BYTES",
+                10_485_760,
+                1..=i64::from(u32::MAX),
+            )?,
+            task_id: text("ZERO_TASK_ID").unwrap_or_else(random_id),
+            auto_reset: boolean(settings, "ZERO_AUTO_RESET").unwrap_or(true),
+            copy_workers: whole(settings, "ZERO_INITIAL_SYNC_TABLE_COPY_WORKERS", 5, 1..=1_000)?,
+            slot_failover: boolean(settings, "ZERO_UPSTREAM_PG_REPLICATION_SLOT_FAILOVER").unwrap_or(false),
+            inbound_timeout: settings
+                .text("ZERO_UPSTREAM_PG_STREAM_INBOUND_TIMEOUT_MS")
+                .and_then(number)
+                .filter(|ms| (0.0..1e15).contains(ms))
+                .map(|ms| Duration::from_millis(ms as u64)),
+            server_version: text("ZERO_SERVER_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
+            without_effect,
+        })
+    }
+
+    /// Name of the schema upstream that holds a shard's own tables: `<app>_<shard>`.
+    pub fn shard(&self) -> String {
+        format!("{}_{}", self.app_id, self.shard_num)
+    }
+}
+
+fn error(text: impl Into<String>) -> ConfigError {
+    ConfigError(text.into())
+}
+
+/// Checks every value that is set against the type of its option, served or not.
+fn check_types(settings: &Settings) -> Result<(), ConfigError> {
+    for option in OPTIONS {
+        let env = option.env();
+        let Some(value) = settings.text(&env) else { continue };
+        let invalid = || error(format!("TypeError: Invalid input for {env}: {value:?}"));
+        match option.kind {
+            Kind::Text | Kind::List => {}
+            Kind::Number => drop(number(value).ok_or_else(invalid)?),
+            Kind::Bool => drop(boolean(settings, &env).ok_or_else(invalid)?),
+            Kind::OneOf(path, names) => {
+                if !names.contains(&value) {
+                    let names: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+                    return Err(error(format!(
+                        "TypeError: Expected literal value {} at {path} Got {value:?}",
+                        names.join(" or ")
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn boolean(settings: &Settings, env: &str) -> Option<bool> {
+    match settings.text(env)?.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// A whole number within bounds.
+fn whole<T: TryFrom<i64>>(
+    settings: &Settings,
+    env: &str,
+    default: T,
+    allowed: std::ops::RangeInclusive<i64>,
+) -> Result<T, ConfigError> {
+    let Some(text) = settings.text(env) else { return Ok(default) };
+    number(text)
+        .filter(|value| value.fract() == 0.0 && value.abs() < 1e15)
+        .map(|value| value as i64)
+        .filter(|value| allowed.contains(value))
+        .and_then(|value| T::try_from(value).ok())
+        .ok_or_else(|| error(format!("TypeError: Invalid input for {env}: {text:?}")))
+}
+
+fn api(settings: &Settings, prefix: &str) -> ApiConfig {
+    let list = |name: &str| settings.list(&format!("{prefix}_{name}")).unwrap_or_default();
+    let lower = |names: Vec<String>| names.iter().map(|name| name.to_lowercase()).collect();
+    ApiConfig {
+        urls: list("URL"),
+        api_key: settings.text(&format!("{prefix}_API_KEY")).map(str::to_owned),
+        forward_cookies: boolean(settings, &format!("{prefix}_FORWARD_COOKIES")).unwrap_or(false),
+        allowed_client_headers: lower(list("ALLOWED_CLIENT_HEADERS")),
+        allowed_request_headers: lower(list("ALLOWED_REQUEST_HEADERS")),
+    }
+}
+
+/// Characters of identifiers that nobody has to type.
+const ID_ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+
+fn random_id() -> String {
+    use rand::Rng;
+    let mut rng = rand::rng();
+    (0..21).map(|_| char::from(ID_ALPHABET[rng.random_range(0..ID_ALPHABET.len())])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, LogFormat, Settings};
+
+    const DB: (&str, &str) = ("ZERO_UPSTREAM_DB", "postgres://localhost/app");
+
+    #[test]
+    fn defaults() {
+        let config = Config::new(&Settings::from_pairs([DB])).expect("only the database is required");
+        assert_eq!(config.cvr_db, config.upstream_db);
+        assert_eq!((config.port, config.cvr_max_conns, config.max_payload_bytes), (4848, 30, 10_485_760));
+        assert_eq!(config.shard(), "zero_0");
+        assert!(config.auto_reset && config.query.urls.is_empty() && config.without_effect.is_empty());
+    }
+
+    #[test]
+    fn values() {
+        let settings = Settings::from_pairs([
+            DB,
+            ("ZERO_PORT", " 0x10 "),
+            ("ZERO_LOG_FORMAT", "json"),
+            ("ZERO_AUTO_RESET", "FALSE"),
+            ("ZERO_GET_QUERIES_URL", "http://a/q, http://b/*"),
+            ("ZERO_GET_QUERIES_ALLOWED_CLIENT_HEADERS", "X-A"),
+            ("ZERO_MUTATE_URL", "http://a/m"),
+            ("ZERO_APP_ID", ""),
+        ]);
+        let config = Config::new(&settings).expect("all values are good");
+        assert_eq!((config.port, config.log_format, config.auto_reset), (16, LogFormat::Json, false));
+        assert_eq!(config.query.urls, ["http://a/q", "http://b/*"]);
+        assert_eq!(config.query.allowed_client_headers, ["x-a"]);
+        assert!(config.has_mutate_url);
+        assert_eq!(config.without_effect, ["ZERO_MUTATE_URL"]);
+    }
+
+    #[test]
+    fn errors_are_those_of_the_reference() {
+        for (name, value, expected) in [
+            (
+                "ZERO_UPSTREAM_DB",
+                "",
+                "TypeError: Missing required option ZERO_UPSTREAM_DB at upstream.db. Got undefined",
+            ),
+            ("ZERO_PORT", "abc", r#"TypeError: Invalid input for ZERO_PORT: "abc""#),
+            ("ZERO_PORT", "70000", r#"TypeError: Invalid input for ZERO_PORT: "70000""#),
+            ("ZERO_AUTO_RESET", "yes", r#"TypeError: Invalid input for ZERO_AUTO_RESET: "yes""#),
+            ("ZERO_LITESTREAM_PORT", "x", r#"TypeError: Invalid input for ZERO_LITESTREAM_PORT: "x""#),
+            ("ZERO_LOG_FORMAT", "xml", r#"TypeError: Expected literal value "text" or "json" at log.format Got "xml""#),
+            (
+                "ZERO_APP_ID",
+                "Bad-App",
+                "TypeError: The App ID may only consist of lower-case letters, numbers, and the underscore character \
+                 at app.id. Got \"Bad-App\"",
+            ),
+            ("ZERO_SHARD_ID", "x", "Error: ZERO_SHARD_ID is no longer an option. Please use ZERO_APP_ID instead."),
+        ] {
+            let mut settings = Settings::from_pairs([DB]);
+            if name == DB.0 {
+                settings = Settings::default();
+            }
+            settings.set(name, value);
+            assert_eq!(Config::new(&settings).expect_err(name).0, expected);
+        }
+    }
+}

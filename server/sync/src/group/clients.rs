@@ -1,0 +1,326 @@
+//! What clients say: joining, changing queries, deleting clients, new tokens.
+//!
+//! The order of checks is the reference's (protocol sheet §3): the first failure decides, and it concerns
+//! only the client that asked. Nothing is changed before all checks have passed.
+
+use std::sync::Arc;
+
+use cvr::config::{ConfigUpdate, Put};
+use cvr::flush::FlushTimes;
+use cvr::record::Body;
+use cvr::row::QueryId;
+use cvr::ttl::TtlClock;
+use cvr_store::StoreError;
+use serde_json::value::RawValue;
+use zql_spec::ast::Ast;
+use zql_spec::client_schema::ClientSchema;
+use zql_spec::json::Json;
+use zql_spec::protocol::downstream::Downstream;
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, InitConnection, PutQuery};
+use zql_spec::version::CvrVersion;
+
+use super::pokes::Item;
+use super::queries::Mode;
+use super::{Called, Fault, Group, GroupEvent, Record, cvr_error, now_ms, store_error};
+use crate::api::{Answer, Caller};
+use crate::hub::{Connection, Services, pinned_user_error};
+
+/// A connected client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) connection: Arc<Connection>,
+    /// What the client has: the cookie of its last poke.
+    pub(super) base: Option<CvrVersion>,
+    /// Whether it got a poke on this connection: the first one is sent even if it is empty.
+    pub(super) poked: bool,
+    /// Whether it was left out of pokes because it is slow.
+    pub(super) lagging: bool,
+    /// On whose behalf the query API is called.
+    pub(super) caller: Caller,
+    /// Its first message, until it is admitted.
+    init: Option<Box<InitConnection>>,
+    /// Messages that came before it was admitted.
+    pub(super) waiting: Vec<GroupEvent>,
+}
+
+impl Client {
+    /// Whether the client still waits to be admitted.
+    pub(super) fn is_joining(&self) -> bool {
+        self.init.is_some()
+    }
+}
+
+/// What a message changes in the record.
+#[derive(Default)]
+struct Change<'a> {
+    client_schema: Option<&'a RawValue>,
+    profile_id: Option<String>,
+    desired: &'a [DesiredOp],
+    active_clients: Option<&'a [String]>,
+    deleted: Option<&'a DeleteClients>,
+}
+
+impl Group {
+    /// A connection's first message arrived.
+    pub(super) async fn join(&mut self, connection: Arc<Connection>, init: Box<InitConnection>) -> Result<(), Fault> {
+        let id = connection.id;
+        let now = now_ms();
+        if self.clients.is_empty() {
+            self.clock.resume(now);
+        }
+        self.last_connect_time = now;
+        self.idle_at = None;
+        // The older connection was closed when this one was registered.
+        self.clients.retain(|client| client.connection.client_id != connection.client_id);
+        let cookie = connection.base_cookie.clone();
+        let has_schema = init.client_schema.is_some();
+        let caller = caller(&self.services, &connection, &init);
+        self.clients.push(Client {
+            base: None,
+            poked: false,
+            lagging: false,
+            caller: caller.clone(),
+            init: Some(init),
+            waiting: Vec::new(),
+            connection,
+        });
+        let base = CvrVersion::from_cookie(cookie.as_deref().unwrap_or_default())
+            .map_err(|error| Fault::client(id, ErrorBody::new(ErrorKind::Internal, error.to_string())))?;
+        if let Some(client) = self.client(id) {
+            client.base = base.clone();
+        }
+        self.load(id, now).await?;
+        let replica_version = self.services.replica.state().replica_version;
+        let record = self.record()?;
+        record.cvr.check_replica(&replica_version).map_err(|error| Fault::group(cvr_error(&error)))?;
+        record.cvr.check_base(base.as_ref()).map_err(|error| Fault::client(id, cvr_error(&error)))?;
+        if record.cvr.client_schema.is_none() && !has_schema {
+            let message = "The initConnection message for a new client group must include client schema.";
+            return Err(Fault::client(id, ErrorBody::new(ErrorKind::InvalidConnectionRequest, message)));
+        }
+        if self.services.api.is_none() {
+            return self.admit(id, Ok(Answer { user_id: None, results: Vec::new() })).await;
+        }
+        let services = Arc::clone(&self.services);
+        self.calls.spawn(async move {
+            let answer = match &services.api {
+                Some(api) => api.validate(&caller).await,
+                None => Ok(Answer { user_id: None, results: Vec::new() }),
+            };
+            Called::Validated(id, answer)
+        });
+        Ok(())
+    }
+
+    /// Loads the record unless it is there.
+    async fn load(&mut self, id: u64, now: f64) -> Result<(), Fault> {
+        if self.record.is_some() {
+            return Ok(());
+        }
+        let fault = |error: StoreError| match error {
+            StoreError::ClientNotFound(_) | StoreError::SchemaVersionNotSupported(_) => {
+                Fault::client(id, store_error(&error))
+            }
+            error => Fault::group(store_error(&error)),
+        };
+        let cvr = self.services.store.load(&self.id, self.last_connect_time).await.map_err(fault)?;
+        let rows = self.services.store.load_rows(&cvr).await.map_err(fault)?;
+        self.clock = TtlClock::new(cvr.ttl_clock, now);
+        self.record = Some(Record { cvr, rows });
+        Ok(())
+    }
+
+    /// Admits a connection whose user is known, and does what its first message asks.
+    pub(super) async fn admit(&mut self, id: u64, answer: Result<Answer, ErrorBody>) -> Result<(), Fault> {
+        let answer = answer.map_err(|error| Fault::client(id, error))?;
+        let Some(client) = self.client(id) else { return Ok(()) };
+        let Some(init) = client.init.take() else { return Ok(()) };
+        let connection = Arc::clone(&client.connection);
+        self.check_user(id, &answer)?;
+        let profile_id = connection.profile_id.clone().unwrap_or_else(|| format!("cg{}", self.id));
+        let change = Change {
+            client_schema: init.client_schema.as_deref(),
+            profile_id: Some(profile_id),
+            desired: &init.desired_queries_patch,
+            active_clients: init.active_clients.as_deref(),
+            deleted: init.deleted.as_ref(),
+        };
+        self.change(id, change).await?;
+        self.prepare_tables().await?;
+        self.sync_queries(Some(id), Mode::All).await
+    }
+
+    /// Checks the user that the API server sees against the one that the connection claims, and the group's.
+    pub(super) fn check_user(&mut self, id: u64, answer: &Answer) -> Result<(), Fault> {
+        let Some(client) = self.client(id) else { return Ok(()) };
+        let claimed = client.connection.user_id.clone();
+        if answer.user_id.as_ref().is_some_and(|validated| *validated != claimed) {
+            let message = "Connection userID does not match validated server userID.";
+            return Err(Fault::client(id, ErrorBody::new(ErrorKind::Unauthorized, message)));
+        }
+        if *self.shared.pinned_user.get_or_init(|| claimed.clone()) != claimed {
+            return Err(Fault::client(id, pinned_user_error()));
+        }
+        Ok(())
+    }
+
+    /// Handles a later message of an admitted client.
+    pub(super) async fn on_message(&mut self, event: GroupEvent) -> Result<(), Fault> {
+        match event {
+            GroupEvent::ChangeQueries(id, body) => {
+                self.change(id, Change { desired: &body.desired_queries_patch, ..Change::default() }).await?;
+                self.sync_queries(Some(id), Mode::Missing).await
+            }
+            GroupEvent::DeleteClients(id, body) => {
+                self.change(id, Change { deleted: Some(&body), ..Change::default() }).await?;
+                self.sync_queries(Some(id), Mode::Missing).await
+            }
+            GroupEvent::UpdateAuth(id, token) => self.update_auth(id, token).await,
+            GroupEvent::Join(..) | GroupEvent::Room(_) | GroupEvent::Left(_) | GroupEvent::Stop => Ok(()),
+        }
+    }
+
+    async fn update_auth(&mut self, id: u64, token: String) -> Result<(), Fault> {
+        let Some(client) = self.client(id) else { return Ok(()) };
+        let unauthorized = |message: &str| Fault::client(id, ErrorBody::new(ErrorKind::Unauthorized, message));
+        if token.is_empty() {
+            return match client.caller.auth {
+                None => Ok(()),
+                Some(_) => Err(unauthorized(
+                    "No token provided. An unauthenticated client cannot connect to an authenticated client group.",
+                )),
+            };
+        }
+        if client.connection.user_id.is_none() {
+            return Err(unauthorized("Authenticated connections require a userID."));
+        }
+        if client.caller.auth.as_ref() == Some(&token) {
+            return Ok(());
+        }
+        client.caller.auth = Some(token);
+        self.sync_queries(Some(id), Mode::All).await
+    }
+
+    /// Changes the record as one message asks, and tells the clients that are up to date.
+    async fn change(&mut self, id: u64, change: Change<'_>) -> Result<(), Fault> {
+        let Some(client) = self.client(id) else { return Ok(()) };
+        let client_id = Arc::clone(&client.connection.client_id);
+        let now = now_ms();
+        let clock = self.clock.read(now);
+        let shard = self.services.config.shard();
+        let times = FlushTimes { last_connect_time: self.last_connect_time, last_active: now, ttl_clock: clock };
+        let record = self.record()?;
+        let before = record.cvr.version.clone();
+        let mut update = ConfigUpdate::new(&record.cvr);
+        let deleted =
+            apply(&mut update, &client_id, &change, &shard, clock).map_err(|error| Fault::client(id, error))?;
+        let (patches, flush) = update.finish(times);
+        if let Some(flush) = flush {
+            self.services.store.flush(Arc::clone(&flush)).await.map_err(|error| Fault::group(store_error(&error)))?;
+            let record = self.record()?;
+            record.rows.apply(&flush);
+            record.cvr = flush.cvr.clone();
+            let after = record.cvr.version.clone();
+            if after != before {
+                let items: Vec<Item> = patches.into_iter().map(Item::Query).collect();
+                // A client without a cookie has what a record that does not exist yet has.
+                self.poke(&after, &items, &after, |base| base.map_or(before.is_empty(), |base| *base == before));
+            }
+        }
+        if let Some(deleted) = deleted {
+            let ack = Downstream::DeleteClients(DeleteClients { client_ids: Some(deleted), client_group_ids: None });
+            for client in &self.clients {
+                client.connection.outbox.send_one(&ack);
+            }
+        }
+        self.schedule_eviction();
+        Ok(())
+    }
+}
+
+/// Makes the changes of one message. Gives the ids to acknowledge as deleted, if any were asked for.
+fn apply(
+    update: &mut ConfigUpdate,
+    client: &str,
+    change: &Change<'_>,
+    shard: &str,
+    ttl_clock: f64,
+) -> Result<Option<Vec<String>>, ErrorBody> {
+    let cvr_fault = |error| cvr_error(&error);
+    update.ensure_client(client, shard);
+    if let Some(schema) = change.client_schema {
+        let invalid = |error: String| ErrorBody::new(ErrorKind::InvalidMessage, format!("TypeError: {error}"));
+        let json = Json::parse(schema.get()).map_err(|error| invalid(error.to_string()))?;
+        ClientSchema::parse_lenient(&json).map_err(|error| invalid(error.to_string()))?;
+        let value = serde_json::from_str(schema.get()).map_err(|error| invalid(error.to_string()))?;
+        update.set_client_schema(&Arc::new(value)).map_err(cvr_fault)?;
+    }
+    if let Some(profile) = &change.profile_id {
+        update.set_profile_id(profile);
+    }
+    for op in change.desired {
+        match op {
+            DesiredOp::Put(put) => {
+                let put = put_of(update, put)?;
+                update.put_desired(client, &[put]).map_err(cvr_fault)?;
+            }
+            DesiredOp::Del { hash } => {
+                update.inactivate(client, &[hash.as_str().into()], ttl_clock).map_err(cvr_fault)?;
+            }
+            DesiredOp::Clear => update.clear_desired(client).map_err(cvr_fault)?,
+        }
+    }
+    let mut gone = Vec::new();
+    if let Some(active) = change.active_clients {
+        let known = update.cvr().clients.keys();
+        gone.extend(known.filter(|known| !active.iter().any(|id| **id == ***known)).map(|id| id.to_string()));
+        // The client that speaks is there, whatever it says.
+        gone.retain(|id| id != client);
+    }
+    let asked = change.deleted.and_then(|deleted| deleted.client_ids.as_deref()).unwrap_or_default();
+    if asked.iter().any(|id| id == client) {
+        return Err(ErrorBody::new(ErrorKind::Internal, "cannot delete self"));
+    }
+    gone.extend(asked.iter().cloned());
+    for id in &gone {
+        update.delete_client(id, ttl_clock);
+    }
+    Ok((!asked.is_empty()).then_some(gone))
+}
+
+/// The request for one query, checked.
+fn put_of(update: &ConfigUpdate, put: &PutQuery) -> Result<Put, ErrorBody> {
+    let internal = |message: &str| ErrorBody::new(ErrorKind::Internal, message);
+    let query: QueryId = put.hash.as_str().into();
+    let body = match (&put.ast, &put.name, &put.args) {
+        (Some(ast), None, None) => {
+            let invalid = |error: String| ErrorBody::new(ErrorKind::InvalidMessage, format!("TypeError: {error}"));
+            let json = Json::parse(ast.get()).map_err(|error| invalid(error.to_string()))?;
+            // Unknown keys are accepted: newer clients may send them.
+            Ast::parse_lenient(&json).map_err(|error| invalid(error.to_string()))?;
+            Some(Body::Ast(ast.get().into()))
+        }
+        (Some(_), ..) => return Err(internal("Cannot provide name or args with ast")),
+        (None, Some(name), Some(args)) => Some(Body::Custom { name: name.as_str().into(), args: args.get().into() }),
+        (None, ..) if update.cvr().queries.contains_key(&query) => None,
+        (None, ..) => return Err(internal("Must provide name and args")),
+    };
+    Ok(Put { query, body, ttl: put.ttl })
+}
+
+/// On whose behalf the query API is called for a connection.
+fn caller(services: &Services, connection: &Connection, init: &InitConnection) -> Caller {
+    let client_headers = match (&services.api, &init.user_query_headers) {
+        (Some(api), Some(headers)) => api.allowed_client_headers(headers),
+        _ => Vec::new(),
+    };
+    Caller {
+        url: init.user_query_url.clone().filter(|url| !url.is_empty()),
+        client_headers,
+        request_headers: connection.request_headers.clone(),
+        auth: connection.auth.clone(),
+        cookie: connection.cookie.clone(),
+        origin: connection.origin.clone(),
+    }
+}

@@ -1,0 +1,368 @@
+//! A client group: all tabs of one browser profile and user, which share queries, rows and one record.
+//!
+//! One task handles everything that happens to a group, one event after the other: messages of its
+//! clients, answers of the query API, events of the running queries, timers. So a group needs no locks,
+//! and its clients see a sequence of consistent states. What an event does is in [`clients`] (messages),
+//! [`queries`] (which queries run) and [`pokes`] (what clients are told).
+//!
+//! A group holds its record with a small entry per row that its clients hold, and otherwise only what
+//! is in flight. What waits for it is bounded: messages by its queue, changes by composition in its mailbox.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cvr::CvrError;
+use cvr::record::Cvr;
+use cvr::row::{QueryId, Rows};
+use cvr::ttl::{self, TtlClock};
+use cvr_store::{Rehome, StoreError};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::upstream::{ChangeDesiredQueries, DeleteClients, InitConnection};
+
+mod clients;
+mod pokes;
+mod queries;
+mod tables;
+
+use crate::hub::{Connection, GroupShared, Services};
+use clients::Client;
+use queries::{Batch, Cached, Running, Transformed};
+use tables::Tables;
+
+/// How long a group outlives its last client: a page that reloads finds it warm.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// How often the TTL clock of a connected group is noted, so that a crash loses little of it.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
+
+/// How soon a replica that is behind the record is looked at again.
+const BEHIND_RETRY: Duration = Duration::from_millis(200);
+
+/// Something that happened to a group. The number names the connection.
+#[derive(Debug)]
+pub(crate) enum GroupEvent {
+    /// A connection's first message.
+    Join(Arc<Connection>, Box<InitConnection>),
+    /// Queries come and go.
+    ChangeQueries(u64, ChangeDesiredQueries),
+    /// Tabs were closed for good.
+    DeleteClients(u64, DeleteClients),
+    /// A new token.
+    UpdateAuth(u64, String),
+    /// A connection that was too slow has room again.
+    Room(u64),
+    /// A connection ended.
+    Left(u64),
+    /// The server stops.
+    Stop,
+}
+
+/// What a call of the query API came back with.
+#[derive(Debug)]
+enum Called {
+    /// A connection's user was asked for.
+    Validated(u64, Result<crate::api::Answer, ErrorBody>),
+    /// Queries were transformed.
+    Transformed(Transformed),
+}
+
+/// Why an event could not be handled, by whom it concerns.
+#[derive(Debug)]
+enum Fault {
+    /// One connection; the others go on.
+    Client(u64, Box<ErrorBody>),
+    /// The whole group; it ends, and comes back with the next connection.
+    Group(Box<ErrorBody>),
+}
+
+impl Fault {
+    fn client(id: u64, error: ErrorBody) -> Self {
+        Fault::Client(id, Box::new(error))
+    }
+
+    fn group(error: ErrorBody) -> Self {
+        Fault::Group(Box::new(error))
+    }
+
+    /// A broken invariant of the group's record.
+    fn internal(error: &dyn std::fmt::Display) -> Self {
+        Fault::group(ErrorBody::new(ErrorKind::Internal, error.to_string()))
+    }
+}
+
+/// The group's record with its rows.
+#[derive(Debug)]
+struct Record {
+    cvr: Cvr,
+    rows: Rows,
+}
+
+/// A client group's task.
+pub(crate) struct Group {
+    id: Arc<str>,
+    services: Arc<Services>,
+    shared: Arc<GroupShared>,
+    mailbox: views::Mailbox,
+    calls: JoinSet<Called>,
+    record: Option<Record>,
+    clock: TtlClock,
+    /// When a client last connected, in ms since the epoch.
+    last_connect_time: f64,
+    clients: Vec<Client>,
+    tables: Option<Tables>,
+    /// Queries that are subscribed, live or on the way.
+    running: FxHashMap<QueryId, Running>,
+    /// Query sets on their way to the clients, oldest first.
+    batches: Vec<Batch>,
+    next_batch: u64,
+    /// Whether the first batch reached the clients.
+    synced: bool,
+    /// Transformed queries of the last seconds.
+    cached: FxHashMap<QueryId, Cached>,
+    /// The newest version heard of.
+    head: Arc<str>,
+    evict_at: Option<Instant>,
+    idle_at: Option<Instant>,
+    touch_at: Instant,
+    retry_at: Option<Instant>,
+}
+
+impl Group {
+    pub(crate) fn new(id: Arc<str>, services: Arc<Services>, shared: Arc<GroupShared>) -> Self {
+        let mailbox = services.views.mailbox();
+        let now = now_ms();
+        Group {
+            id,
+            mailbox,
+            services,
+            shared,
+            calls: JoinSet::new(),
+            record: None,
+            clock: TtlClock::new(0.0, now),
+            last_connect_time: now,
+            clients: Vec::new(),
+            tables: None,
+            running: FxHashMap::default(),
+            batches: Vec::new(),
+            next_batch: 0,
+            synced: false,
+            cached: FxHashMap::default(),
+            head: "00".into(),
+            evict_at: None,
+            idle_at: None,
+            touch_at: Instant::now() + TOUCH_EVERY,
+            retry_at: None,
+        }
+    }
+
+    /// Handles events until the group is idle, broken or told to stop.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<GroupEvent>) {
+        loop {
+            let deadline = [self.evict_at, self.idle_at, self.retry_at].into_iter().flatten().min();
+            let deadline = deadline.map_or(self.touch_at, |deadline| deadline.min(self.touch_at));
+            let handled = tokio::select! {
+                biased;
+                event = events.recv() => match event {
+                    None | Some(GroupEvent::Stop) => break,
+                    Some(event) => self.on_event(event).await,
+                },
+                Some(called) = self.calls.join_next(), if !self.calls.is_empty() => match called {
+                    Ok(called) => self.on_called(called).await,
+                    Err(error) => Err(Fault::internal(&error)),
+                },
+                event = self.mailbox.recv() => self.on_view(event).await,
+                () = tokio::time::sleep_until(deadline) => {
+                    if self.idle_at.is_some_and(|at| at <= Instant::now()) && events.is_empty() {
+                        break;
+                    }
+                    self.on_timer().await
+                }
+            };
+            if let Err(Fault::Group(error)) = handled.or_else(|fault| self.on_fault(fault)) {
+                tracing::warn!(group = &*self.id, kind = ?error.kind, message = error.message, "a client group ends");
+                for client in self.clients.drain(..) {
+                    client.connection.outbox.fail((*error).clone());
+                }
+                break;
+            }
+        }
+        self.end(events).await;
+    }
+
+    /// Closes what is left. Connections that came too late are sent back to join anew.
+    async fn end(&mut self, mut events: mpsc::Receiver<GroupEvent>) {
+        events.close();
+        if !self.clients.is_empty() {
+            self.touch().await;
+        }
+        for client in self.clients.drain(..) {
+            client.connection.outbox.close();
+        }
+        while let Some(event) = events.recv().await {
+            if let GroupEvent::Join(connection, _) = event {
+                connection.outbox.fail(ErrorBody::rehome("Reconnect required", true));
+            }
+        }
+    }
+
+    fn on_fault(&mut self, fault: Fault) -> Result<(), Fault> {
+        let Fault::Client(id, error) = fault else { return Err(fault) };
+        tracing::warn!(group = &*self.id, kind = ?error.kind, message = error.message, "closing a connection");
+        if let Some(position) = self.position(id) {
+            self.clients.remove(position).connection.outbox.fail(*error);
+            self.check_idle();
+        }
+        Ok(())
+    }
+
+    async fn on_event(&mut self, event: GroupEvent) -> Result<(), Fault> {
+        match event {
+            GroupEvent::Join(connection, init) => self.join(connection, init).await,
+            GroupEvent::ChangeQueries(id, _) | GroupEvent::DeleteClients(id, _) | GroupEvent::UpdateAuth(id, _) => {
+                // A connection that was replaced has no say any more.
+                let Some(client) = self.client(id) else { return Ok(()) };
+                if client.is_joining() {
+                    client.waiting.push(event);
+                    return Ok(());
+                }
+                self.on_message(event).await
+            }
+            GroupEvent::Room(id) => {
+                if let Some(client) = self.client(id) {
+                    client.lagging = false;
+                    self.catch_up().await?;
+                }
+                Ok(())
+            }
+            GroupEvent::Left(id) => {
+                if let Some(position) = self.position(id) {
+                    self.clients.remove(position);
+                    if self.clients.is_empty() {
+                        self.touch().await;
+                    }
+                }
+                self.check_idle();
+                Ok(())
+            }
+            GroupEvent::Stop => Ok(()),
+        }
+    }
+
+    async fn on_called(&mut self, called: Called) -> Result<(), Fault> {
+        match called {
+            Called::Validated(id, answer) => {
+                if self.client(id).is_none() {
+                    return Ok(());
+                }
+                self.admit(id, answer).await?;
+                let waiting = self.client(id).map(|client| std::mem::take(&mut client.waiting));
+                for event in waiting.into_iter().flatten() {
+                    self.on_message(event).await?;
+                }
+                Ok(())
+            }
+            Called::Transformed(transformed) => self.on_transformed(transformed).await,
+        }
+    }
+
+    async fn on_timer(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        if self.touch_at <= now {
+            self.touch_at = now + TOUCH_EVERY;
+            if !self.clients.is_empty() {
+                self.touch().await;
+            }
+        }
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.subscribe_again();
+        }
+        if self.evict_at.is_some_and(|at| at <= now) {
+            self.evict_at = None;
+            self.evict().await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the group is alive. A failure costs nothing but accuracy.
+    async fn touch(&mut self) {
+        if self.record.as_ref().is_some_and(|record| record.cvr.stored) {
+            let now = now_ms();
+            let clock = self.clock.read(now);
+            if let Err(error) = self.services.store.touch(&self.id, now, clock).await {
+                tracing::warn!(group = &*self.id, %error, "the TTL clock of a client group could not be noted");
+            }
+        }
+    }
+
+    /// Starts or ends the countdown to the group's end, and stops the eviction timer of a group without clients:
+    /// its clock stands still.
+    fn check_idle(&mut self) {
+        if self.clients.is_empty() {
+            self.idle_at = Some(Instant::now() + KEEP_ALIVE);
+            self.evict_at = None;
+        } else {
+            self.idle_at = None;
+        }
+    }
+
+    /// Sets the eviction timer to the next query that expires.
+    fn schedule_eviction(&mut self) {
+        self.evict_at = None;
+        if self.clients.is_empty() {
+            return;
+        }
+        let clock = self.clock.read(now_ms());
+        if let Some(record) = &self.record
+            && let Some(delay) = ttl::next_eviction(&record.cvr, clock)
+        {
+            self.evict_at = Some(Instant::now() + Duration::from_millis(delay.ceil() as u64));
+        }
+    }
+
+    fn position(&self, id: u64) -> Option<usize> {
+        self.clients.iter().position(|client| client.connection.id == id)
+    }
+
+    fn client(&mut self, id: u64) -> Option<&mut Client> {
+        self.clients.iter_mut().find(|client| client.connection.id == id)
+    }
+
+    /// The record, which exists from the first join on.
+    fn record(&mut self) -> Result<&mut Record, Fault> {
+        self.record.as_mut().ok_or_else(|| Fault::internal(&"the client view record is not loaded"))
+    }
+}
+
+fn now_ms() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as f64 / 1000.0
+}
+
+/// What clients are told of a failure of the store. A database that is away makes clients come back later; the
+/// reference says `Internal`, which parks them until the application intervenes.
+fn store_error(error: &StoreError) -> ErrorBody {
+    match error {
+        StoreError::Rehome(Rehome::Ownership { .. }) => ErrorBody::rehome(error.to_string(), true),
+        StoreError::Rehome(Rehome::ConcurrentModification { .. }) => ErrorBody::rehome(error.to_string(), false),
+        StoreError::ClientNotFound(message) => ErrorBody::new(ErrorKind::ClientNotFound, message),
+        StoreError::SchemaVersionNotSupported(message) => ErrorBody::new(ErrorKind::SchemaVersionNotSupported, message),
+        StoreError::Refused(message) => ErrorBody::new(ErrorKind::Internal, message),
+        StoreError::Postgres(message) | StoreError::Unsupported(message) => {
+            ErrorBody::rehome(format!("The database of client view records failed: {message}"), false)
+        }
+    }
+}
+
+fn cvr_error(error: &CvrError) -> ErrorBody {
+    let kind = match error {
+        CvrError::ClientNotFound(_) => ErrorKind::ClientNotFound,
+        CvrError::InvalidConnectionRequest(_) => ErrorKind::InvalidConnectionRequest,
+        CvrError::InvalidBaseCookie(_) => ErrorKind::InvalidConnectionRequestBaseCookie,
+        CvrError::Internal(_) => ErrorKind::Internal,
+    };
+    ErrorBody::new(kind, error.to_string())
+}

@@ -1,0 +1,97 @@
+//! HTTP on the public port: health checks, the 404 body, and the upgrade to a WebSocket.
+//!
+//! An upgrade is completed whatever its path, because a browser cannot see why an HTTP request was
+//! refused; what is wrong is told in the close frame (protocol sheet §2). There is no CORS, Origin or
+//! Host check: tokens are sent explicitly, never by the browser on its own.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::net::{TcpListener, TcpSocket};
+use warp::filters::ws::Ws;
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use warp::reply::{Reply, Response};
+use warp::{Filter, Rejection};
+
+use crate::hub::Hub;
+use crate::socket::{self, UpgradeRequest};
+
+/// Connections that may wait to be accepted: a restart brings all clients back at once.
+const BACKLOG: u32 = 4096;
+
+/// Opens the public port, on all addresses, or on loopback only.
+pub fn listen(port: u16, loopback_only: bool) -> std::io::Result<TcpListener> {
+    let v6 = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+    let v4 = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
+    if loopback_only {
+        return bind(SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port)));
+    }
+    // A machine without IPv6 still has clients.
+    bind(v6).or_else(|error| if error.kind() == std::io::ErrorKind::AddrInUse { Err(error) } else { bind(v4) })
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it: a poke must not wait for the acknowledgement of the one before.
+    socket.set_nodelay(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until `stop` completes. Open WebSockets are not waited for: see [`Hub::drain`].
+pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
+    let max_payload = hub.config.max_payload_bytes;
+    let upgrade = warp::ws()
+        .and(warp::path::full())
+        .and(warp::query::raw().or_else(|_| async { Ok::<_, Rejection>((String::new(),)) }))
+        .and(warp::header::headers_cloned())
+        .map(move |ws: Ws, path: warp::path::FullPath, query: String, headers: HeaderMap| {
+            let hub = Arc::clone(&hub);
+            let protocol = first_protocol(&headers);
+            let request =
+                UpgradeRequest { path: path.as_str().to_owned(), query: (!query.is_empty()).then_some(query), headers };
+            let reply = ws
+                .max_message_size(max_payload)
+                .max_frame_size(max_payload)
+                .on_upgrade(move |socket| socket::serve(socket, request, hub));
+            let mut response = reply.into_response();
+            if let Some(protocol) = protocol {
+                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+            }
+            response
+        })
+        .boxed();
+    let plain = warp::method()
+        .and(warp::path::full())
+        .and(warp::header::headers_cloned())
+        .map(|method: Method, path: warp::path::FullPath, headers: HeaderMap| answer(&method, path.as_str(), &headers))
+        .boxed();
+    let routes = upgrade
+        .or(plain)
+        .unify()
+        .recover(|_: Rejection| async { Ok::<_, Infallible>(StatusCode::BAD_REQUEST.into_response()) });
+    warp::serve(routes).incoming(listener).graceful(stop).run().await;
+}
+
+/// The first offered sub-protocol, verbatim: clients give up when none is echoed.
+fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
+    let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.as_bytes();
+    let first = offered.split(|&byte| byte == b',').next()?.trim_ascii();
+    if first.is_empty() { None } else { HeaderValue::from_bytes(first).ok() }
+}
+
+fn answer(method: &Method, path: &str, headers: &HeaderMap) -> Response {
+    if headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        // The upgrade route took every well-formed handshake.
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    if matches!(*method, Method::GET | Method::HEAD) && matches!(path, "/" | "/keepalive") {
+        return warp::reply::with_header("OK", header::CONTENT_TYPE, "text/plain; charset=utf-8").into_response();
+    }
+    let body =
+        json!({ "message": format!("Route {method}:{path} not found"), "error": "Not Found", "statusCode": 404 });
+    warp::reply::with_status(warp::reply::json(&body), StatusCode::NOT_FOUND).into_response()
+}

@@ -1,0 +1,265 @@
+//! Where sockets find their client group: the registry of groups and connections of this process.
+//!
+//! A group's task is started by the first connection that joins it and ends by itself when it is idle; a
+//! connection that meets an ending group gets a new one. Nothing here grows but with open connections
+//! and live groups.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use engine::replica::Replica;
+use futures::FutureExt;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, mpsc};
+use warp::http::{HeaderMap, header};
+use zql_spec::protocol::connect::ConnectParams;
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::upstream::InitConnection;
+
+use crate::api::QueryApi;
+use crate::config::{ApiConfig, Config};
+use crate::group::{Group, GroupEvent};
+use crate::outbox::Outbox;
+use crate::row_text::RowTexts;
+
+/// Messages of a group's clients that may wait for the group's task; beyond it, their sockets are not read.
+const GROUP_QUEUE: usize = 256;
+
+/// What groups share.
+pub(crate) struct Services {
+    pub(crate) config: Arc<Config>,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) views: Arc<views::Views>,
+    pub(crate) store: cvr_store::Store,
+    pub(crate) api: Option<QueryApi>,
+    pub(crate) texts: RowTexts,
+}
+
+/// What is known of a group outside its task.
+#[derive(Debug, Default)]
+pub(crate) struct GroupShared {
+    /// The user of the group's first validated connection; the inner `None` is nobody.
+    pub(crate) pinned_user: OnceLock<Option<String>>,
+}
+
+struct GroupHandle {
+    events: mpsc::Sender<GroupEvent>,
+    shared: Arc<GroupShared>,
+}
+
+/// The registry.
+pub struct Hub {
+    /// The configuration.
+    pub config: Arc<Config>,
+    services: Arc<Services>,
+    groups: Mutex<FxHashMap<Arc<str>, GroupHandle>>,
+    /// The open connection of each client, whatever its group.
+    connections: Mutex<FxHashMap<Arc<str>, Arc<Connection>>>,
+    next_id: AtomicU64,
+    live_groups: AtomicUsize,
+    group_ended: Notify,
+    draining: AtomicBool,
+}
+
+/// What does not change about a connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: u64,
+    pub(crate) client_id: Arc<str>,
+    pub(crate) group_id: Arc<str>,
+    pub(crate) ws_id: String,
+    pub(crate) base_cookie: Option<String>,
+    pub(crate) profile_id: Option<String>,
+    pub(crate) user_id: Option<String>,
+    /// The token that it came with.
+    pub(crate) auth: Option<String>,
+    /// Headers of the upgrade request that the query API gets.
+    pub(crate) request_headers: Vec<(String, String)>,
+    pub(crate) cookie: Option<String>,
+    pub(crate) origin: Option<String>,
+    pub(crate) outbox: Outbox,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        params: ConnectParams,
+        auth: Option<String>,
+        headers: &HeaderMap,
+        api: &ApiConfig,
+        outbox: Outbox,
+    ) -> Self {
+        let text = |name: &str| {
+            let values: Vec<String> = headers
+                .get_all(name)
+                .iter()
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+                .collect();
+            (!values.is_empty()).then(|| values.join(", "))
+        };
+        let request_headers =
+            api.allowed_request_headers.iter().filter_map(|name| Some((name.clone(), text(name)?))).collect();
+        Connection {
+            id: 0,
+            client_id: params.client_id.into(),
+            group_id: params.client_group_id.into(),
+            ws_id: params.ws_id,
+            base_cookie: params.base_cookie,
+            profile_id: params.profile_id,
+            user_id: params.user_id,
+            auth,
+            request_headers,
+            cookie: text(header::COOKIE.as_str()).filter(|_| api.forward_cookies),
+            origin: text(header::ORIGIN.as_str()),
+            outbox,
+        }
+    }
+}
+
+impl Hub {
+    /// A registry over these services.
+    pub fn new(
+        config: Arc<Config>,
+        replica: Arc<Replica>,
+        views: Arc<views::Views>,
+        store: cvr_store::Store,
+    ) -> Arc<Hub> {
+        let api = QueryApi::new(&config);
+        let texts = RowTexts::default();
+        let services = Services { config: Arc::clone(&config), replica, views, store, api, texts };
+        Arc::new(Hub {
+            config,
+            services: Arc::new(services),
+            groups: Mutex::default(),
+            connections: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            live_groups: AtomicUsize::new(0),
+            group_ended: Notify::new(),
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether a connection's user may join its group, as far as is known before it does.
+    pub(crate) fn check_pinned_user(&self, group: &str, user: Option<&str>) -> Result<(), ErrorBody> {
+        let groups = self.groups.lock();
+        match groups.get(group).and_then(|group| group.shared.pinned_user.get()) {
+            Some(pinned) if pinned.as_deref() != user => Err(pinned_user_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Registers a connection and closes an older one of the same client.
+    pub(crate) fn register(&self, mut connection: Connection) -> Arc<Connection> {
+        connection.id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(connection);
+        let older = self.connections.lock().insert(Arc::clone(&connection.client_id), Arc::clone(&connection));
+        if let Some(older) = older {
+            tracing::debug!(client = &*older.client_id, wsid = older.ws_id, "replaced by a newer connection");
+            older.outbox.close();
+        }
+        if self.draining.load(Ordering::Acquire) {
+            connection.outbox.close();
+        }
+        connection
+    }
+
+    /// Forgets a connection that ended.
+    pub(crate) fn unregister(&self, connection: &Connection) {
+        let mut connections = self.connections.lock();
+        if connections.get(&connection.client_id).is_some_and(|current| current.id == connection.id) {
+            connections.remove(&connection.client_id);
+        }
+    }
+
+    /// Hands a connection to its group, starting the group's task if there is none.
+    pub(crate) async fn join(
+        self: &Arc<Self>,
+        connection: Arc<Connection>,
+        init: Box<InitConnection>,
+    ) -> mpsc::Sender<GroupEvent> {
+        let mut event = GroupEvent::Join(connection.clone(), init);
+        loop {
+            let events = self.group(&connection.group_id);
+            match events.send(event).await {
+                Ok(()) => return events,
+                // The group ended between being looked up and being told; there is a new one next time.
+                Err(mpsc::error::SendError(refused)) => event = refused,
+            }
+        }
+    }
+
+    fn group(self: &Arc<Self>, id: &Arc<str>) -> mpsc::Sender<GroupEvent> {
+        let mut groups = self.groups.lock();
+        if let Some(handle) = groups.get(id)
+            && !handle.events.is_closed()
+        {
+            return handle.events.clone();
+        }
+        let (events, receiver) = mpsc::channel(GROUP_QUEUE);
+        let shared = Arc::<GroupShared>::default();
+        groups.insert(Arc::clone(id), GroupHandle { events: events.clone(), shared: Arc::clone(&shared) });
+        drop(groups);
+        self.live_groups.fetch_add(1, Ordering::AcqRel);
+        let group = Group::new(Arc::clone(id), Arc::clone(&self.services), shared);
+        let hub = Arc::clone(self);
+        let id = Arc::clone(id);
+        tokio::spawn(async move {
+            // A defect met by one group must not reach the others. Its sockets see the receiver go and
+            // tell their clients to come back after a while.
+            let ended = AssertUnwindSafe(Box::pin(group.run(receiver))).catch_unwind().await;
+            if ended.is_err() {
+                tracing::error!(group = &*id, "a client group failed unexpectedly; its clients reconnect");
+            }
+            let mut groups = hub.groups.lock();
+            if groups.get(&id).is_some_and(|handle| handle.events.is_closed()) {
+                groups.remove(&id);
+            }
+            drop(groups);
+            hub.live_groups.fetch_sub(1, Ordering::AcqRel);
+            hub.group_ended.notify_waiters();
+        });
+        events
+    }
+
+    /// Ends all groups in order, closing their connections, and waits for them at most this long.
+    pub async fn drain(&self, at_most: Duration) {
+        self.draining.store(true, Ordering::Release);
+        let connections: Vec<Arc<Connection>> = self.connections.lock().values().cloned().collect();
+        for connection in connections {
+            connection.outbox.close();
+        }
+        let groups: Vec<mpsc::Sender<GroupEvent>> =
+            self.groups.lock().values().map(|handle| handle.events.clone()).collect();
+        for group in groups {
+            let _ = group.send(GroupEvent::Stop).await;
+        }
+        let all_ended = async {
+            loop {
+                let ended = self.group_ended.notified();
+                if self.live_groups.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        if tokio::time::timeout(at_most, all_ended).await.is_err() {
+            let left = self.live_groups.load(Ordering::Acquire);
+            tracing::warn!(groups = left, "client groups did not end in time");
+        }
+    }
+
+    /// Open connections and live groups, for the log.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.connections.lock().len(), self.live_groups.load(Ordering::Acquire))
+    }
+}
+
+/// The refusal of a user who is not the group's.
+pub(crate) fn pinned_user_error() -> ErrorBody {
+    ErrorBody::new(
+        ErrorKind::Unauthorized,
+        "Client groups are pinned to a single userID. Connection userID does not match existing client group userID.",
+    )
+}

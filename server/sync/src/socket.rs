@@ -1,0 +1,373 @@
+//! One client connection: the handshake's checks, then messages in both directions.
+//!
+//! Two tasks: the reader parses and forwards messages in order, the writer drains the [`Outbox`]. The
+//! reader stops reading while the client does not read, so nothing a client sends makes its queue grow
+//! without bound. What concerns the client's group goes to the group's task; pings are answered here.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite;
+use warp::filters::ws::{Message, WebSocket};
+use warp::http::{HeaderMap, header};
+use zql_spec::protocol::connect::{self, ConnectParams};
+use zql_spec::protocol::downstream::{Connected, Downstream};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::sec_protocol::SecProtocol;
+use zql_spec::protocol::unsupported_version;
+use zql_spec::protocol::upstream::{MutationType, Push, Upstream};
+
+use crate::group::GroupEvent;
+use crate::hub::{Connection, Hub};
+use crate::outbox::{Outbox, OutboxReceiver, Outgoing, outbox};
+
+/// Most bytes of a close frame's reason, by RFC 6455.
+const MAX_REASON_BYTES: usize = 123;
+
+/// Silence after which the client is told that the server is there (it gives up after 10 s).
+const QUIET: Duration = Duration::from_secs(6);
+
+/// How often silence is looked for.
+const QUIET_CHECK: Duration = Duration::from_secs(3);
+
+/// How long the client may take to answer a close frame before the connection is dropped.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// How long one message may take to be written: a client that takes nothing for so long is gone.
+const WRITE_WAIT: Duration = Duration::from_secs(60);
+
+/// Batches that are put together into one write.
+const WRITE_BATCHES: usize = 32;
+
+/// Policy code for a connection whose user is refused.
+const CLOSE_AUTH: u16 = 3000;
+
+/// Code for a handshake that cannot be understood.
+const CLOSE_PROTOCOL: u16 = 1002;
+
+/// Code for a message that is too big.
+const CLOSE_TOO_BIG: u16 = 1009;
+
+/// The HTTP request that became the socket.
+#[derive(Debug)]
+pub(crate) struct UpgradeRequest {
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+}
+
+/// Serves a socket until it ends.
+pub(crate) async fn serve(socket: WebSocket, request: UpgradeRequest, hub: Arc<Hub>) {
+    let (sink, stream) = socket.split();
+    let (outbox, receiver) = outbox();
+    let (room, room_signal) = mpsc::channel(1);
+    let writer = tokio::spawn(write(sink, receiver, room));
+    let mut reader = Reader { stream, outbox: outbox.clone(), hub: Arc::clone(&hub), connection: None, group: None };
+    match reader.accept(request) {
+        Ok(first) => {
+            reader.run(first, room_signal).await;
+            reader.leave().await;
+        }
+        Err(Refusal { error, code }) => match code {
+            Some((code, reason)) => outbox.close_with(error, code, elide(reason)),
+            None => error.map_or_else(|| outbox.close(), |error| outbox.fail(error)),
+        },
+    }
+    outbox.close();
+    // The close frame is out when the writer ends; then the peer has its time to answer it.
+    let _ = writer.await;
+    let answered = async { while let Some(Ok(_)) = reader.stream.next().await {} };
+    let _ = tokio::time::timeout(CLOSE_WAIT, answered).await;
+}
+
+/// Why a connection is not accepted.
+struct Refusal {
+    error: Option<ErrorBody>,
+    code: Option<(u16, String)>,
+}
+
+impl Refusal {
+    fn protocol(reason: String) -> Self {
+        Refusal { error: None, code: Some((CLOSE_PROTOCOL, reason)) }
+    }
+
+    fn auth(error: ErrorBody) -> Self {
+        Refusal { code: Some((CLOSE_AUTH, error.message.clone())), error: Some(error) }
+    }
+}
+
+struct Reader {
+    stream: SplitStream<WebSocket>,
+    outbox: Outbox,
+    hub: Arc<Hub>,
+    connection: Option<Arc<Connection>>,
+    /// The group's task, once the connection is initialised.
+    group: Option<mpsc::Sender<GroupEvent>>,
+}
+
+impl Reader {
+    /// Checks the handshake, registers the connection and greets. Gives the message hidden in the header.
+    fn accept(&mut self, request: UpgradeRequest) -> Result<Option<String>, Refusal> {
+        let params = connect::parse(&request.path, request.query.as_deref()).map_err(Refusal::protocol)?;
+        let header = request.headers.get(header::SEC_WEBSOCKET_PROTOCOL);
+        let header = header.ok_or_else(|| Refusal::protocol("Error: Unexpected undefined value".to_owned()))?;
+        let header = std::str::from_utf8(header.as_bytes())
+            .map_err(|_| Refusal::protocol("Error: Invalid character".to_owned()))?;
+        let hidden = SecProtocol::decode(header).map_err(Refusal::protocol)?;
+        for id in [&params.client_id, &params.client_group_id, &params.ws_id] {
+            if id.contains('\0') {
+                return Err(Refusal::protocol("Error: invalid querystring - U+0000 is not allowed".to_owned()));
+            }
+        }
+        let auth = hidden.auth_token.filter(|token| !token.is_empty());
+        self.check_auth(&params, auth.as_deref()).map_err(Refusal::auth)?;
+        if let Some(error) = unsupported_version(params.version) {
+            return Err(Refusal { error: Some(error), code: None });
+        }
+        let wsid = params.ws_id.clone();
+        let connection = Connection::new(params, auth, &request.headers, &self.hub.config.query, self.outbox.clone());
+        let connection = self.hub.register(connection);
+        self.connection = Some(connection);
+        let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
+        self.outbox.send_one(&Downstream::Connected(Connected { wsid, timestamp: Some(timestamp) }));
+        Ok(hidden.init_connection_message.map(|message| message.get().to_owned()))
+    }
+
+    fn check_auth(&self, params: &ConnectParams, auth: Option<&str>) -> Result<(), ErrorBody> {
+        if auth.is_some() && self.hub.config.verifies_jwt {
+            let message = "Failed to decode auth token: this server does not verify JSON web tokens yet \
+                           (ZERO_AUTH_JWK, ZERO_AUTH_JWKS_URL, ZERO_AUTH_SECRET)";
+            return Err(ErrorBody::new(ErrorKind::AuthInvalidated, message));
+        }
+        if auth.is_some() && params.user_id.is_none() {
+            return Err(ErrorBody::new(ErrorKind::Unauthorized, "Authenticated connections require a userID."));
+        }
+        self.hub.check_pinned_user(&params.client_group_id, params.user_id.as_deref())
+    }
+
+    /// Handles messages until the connection ends.
+    async fn run(&mut self, first: Option<String>, mut room: mpsc::Receiver<()>) {
+        if let Some(message) = first
+            && !self.handle(&message).await
+        {
+            return;
+        }
+        loop {
+            let group = self.group.clone();
+            let group_ended = async {
+                match &group {
+                    Some(group) => group.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let next = async {
+                self.outbox.room().await;
+                self.stream.next().await
+            };
+            let message = tokio::select! {
+                message = next => message,
+                Some(()) = room.recv() => {
+                    self.tell_group(GroupEvent::Room).await;
+                    continue;
+                }
+                () = group_ended => {
+                    // A group that ends in order has closed its connections before; this one broke.
+                    self.outbox.fail(ErrorBody::rehome("The client group ended unexpectedly", false));
+                    return;
+                }
+            };
+            let go_on = match message {
+                None => return,
+                Some(Err(error)) => {
+                    if is_too_big(&error) {
+                        self.outbox.close_with(None, CLOSE_TOO_BIG, "Max payload size exceeded".to_owned());
+                    }
+                    return;
+                }
+                Some(Ok(message)) if message.is_close() => return,
+                Some(Ok(message)) => match message.to_str() {
+                    Ok(text) => self.handle(text).await,
+                    Err(()) if message.is_binary() => {
+                        let text = String::from_utf8_lossy(message.as_bytes()).into_owned();
+                        self.handle(&text).await
+                    }
+                    Err(()) => true,
+                },
+            };
+            if !go_on || self.outbox.is_closed() {
+                return;
+            }
+        }
+    }
+
+    /// Handles one message; false ends the connection.
+    async fn handle(&mut self, text: &str) -> bool {
+        let message = match Upstream::parse(text) {
+            Ok(message) => message,
+            Err(error) => return self.fail(ErrorBody::new(ErrorKind::InvalidMessage, error.0)),
+        };
+        let Some(connection) = self.connection.clone() else { return false };
+        match message {
+            Upstream::Ping => self.outbox.send_one(&Downstream::Pong),
+            Upstream::InitConnection(init) => {
+                if self.group.is_some() {
+                    return self.fail(ErrorBody::new(ErrorKind::Internal, "Connection was already initialized"));
+                }
+                self.group = Some(self.hub.join(connection, init).await);
+            }
+            Upstream::ChangeDesiredQueries(body) => self.tell_group(|id| GroupEvent::ChangeQueries(id, body)).await,
+            Upstream::DeleteClients(body) => self.tell_group(|id| GroupEvent::DeleteClients(id, body)).await,
+            Upstream::UpdateAuth { auth } => {
+                if !auth.is_empty() && self.hub.config.verifies_jwt {
+                    let message = "Failed to decode auth token: this server does not verify JSON web tokens yet";
+                    return self.fail(ErrorBody::new(ErrorKind::AuthInvalidated, message));
+                }
+                self.tell_group(|id| GroupEvent::UpdateAuth(id, auth)).await;
+            }
+            Upstream::Push(push) => return self.refuse_push(&connection, &push),
+            Upstream::Inspect(inspect) => {
+                // Every operation of the inspector needs an administrator, and none can authenticate yet.
+                let body = json!({ "op": "authenticated", "id": inspect.id, "value": false });
+                self.outbox.send(vec![json!(["inspect", body]).to_string()]);
+            }
+            // Nothing waits for an answer to these: there are no results to clean up, and the others are
+            // ignored by the reference as well.
+            Upstream::AckMutationResponses { .. } | Upstream::Pull | Upstream::CloseConnection => {}
+        }
+        true
+    }
+
+    /// Mutations are not executed yet: says so with the protocol's error.
+    fn refuse_push(&self, connection: &Connection, push: &Push) -> bool {
+        let (pushed, own) = (&push.client_group_id, &*connection.group_id);
+        let message = if pushed != own {
+            format!("clientGroupID in mutation \"{pushed}\" does not match clientGroupID of connection \"{own}")
+        } else {
+            match push.mutations.first().map(|mutation| mutation.r#type) {
+                None => return true,
+                Some(MutationType::Crud) => "Support for legacy CRUD mutations is disabled".to_owned(),
+                Some(MutationType::Custom) if self.hub.config.has_mutate_url => {
+                    "This server does not process custom mutations yet.".to_owned()
+                }
+                Some(MutationType::Custom) => {
+                    "A ZERO_MUTATE_URL must be set in order to process custom mutations.".to_owned()
+                }
+            }
+        };
+        self.fail(ErrorBody::new(ErrorKind::InvalidPush, message))
+    }
+
+    fn fail(&self, error: ErrorBody) -> bool {
+        tracing::warn!(kind = ?error.kind, message = error.message, "closing a connection");
+        self.outbox.fail(error);
+        false
+    }
+
+    /// Tells the group, if the connection is initialised; before that the reference ignores messages too.
+    async fn tell_group(&self, event: impl FnOnce(u64) -> GroupEvent) {
+        if let (Some(group), Some(connection)) = (&self.group, &self.connection) {
+            // A group that is gone is noticed by the main loop.
+            let _ = group.send(event(connection.id)).await;
+        }
+    }
+
+    async fn leave(&mut self) {
+        self.tell_group(GroupEvent::Left).await;
+        if let Some(connection) = self.connection.take() {
+            self.hub.unregister(&connection);
+        }
+    }
+}
+
+fn is_too_big(error: &warp::Error) -> bool {
+    error
+        .source()
+        .and_then(|source| source.downcast_ref::<tungstenite::Error>())
+        .is_some_and(|error| matches!(error, tungstenite::Error::Capacity(_)))
+}
+
+/// Cuts a text to what fits a close frame.
+fn elide(mut reason: String) -> String {
+    if reason.len() > MAX_REASON_BYTES {
+        let mut end = MAX_REASON_BYTES - 3;
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        reason.truncate(end);
+        reason.push_str("...");
+    }
+    reason
+}
+
+/// Writes what is queued until told to close or until the client is gone.
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: OutboxReceiver, room: mpsc::Sender<()>) {
+    let mut last_write = Instant::now();
+    loop {
+        let Ok(next) = tokio::time::timeout(QUIET_CHECK, queue.recv()).await else {
+            if last_write.elapsed() > QUIET {
+                let pong = Message::text(Downstream::Pong.to_json());
+                let Ok(Ok(())) = tokio::time::timeout(WRITE_WAIT, sink.send(pong)).await else { return };
+                last_write = Instant::now();
+            }
+            continue;
+        };
+        let Some(mut next) = next else { return };
+        let mut bytes = 0;
+        let mut batches = 0;
+        let end = loop {
+            match next {
+                Outgoing::Messages(messages) => {
+                    for message in messages {
+                        bytes += message.len();
+                        let fed = tokio::time::timeout(WRITE_WAIT, sink.feed(Message::text(message))).await;
+                        let Ok(Ok(())) = fed else { return };
+                    }
+                }
+                Outgoing::Close { error, code } => break Some((error, code)),
+            }
+            batches += 1;
+            match queue.try_recv() {
+                Some(more) if batches < WRITE_BATCHES => next = more,
+                Some(more) => {
+                    next = more;
+                    let Ok(Ok(())) = tokio::time::timeout(WRITE_WAIT, sink.flush()).await else { return };
+                    batches = 0;
+                }
+                None => break None,
+            }
+        };
+        if let Some((error, code)) = end {
+            if let Some(error) = error {
+                let _ = tokio::time::timeout(WRITE_WAIT, sink.feed(Message::text(Downstream::Error(error).to_json())))
+                    .await;
+            }
+            let frame = code.map_or_else(Message::close, |(code, reason)| Message::close_with(code, reason));
+            let _ = tokio::time::timeout(CLOSE_WAIT, sink.send(frame)).await;
+            return;
+        }
+        let Ok(Ok(())) = tokio::time::timeout(WRITE_WAIT, sink.flush()).await else { return };
+        last_write = Instant::now();
+        if queue.written(bytes) {
+            // Full means that the group was told and has not looked yet.
+            let _ = room.try_send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elide;
+
+    #[test]
+    fn reasons_fit_a_close_frame() {
+        assert_eq!(elide("short".to_owned()), "short");
+        let long = elide("é".repeat(100));
+        assert_eq!((long.len(), long.ends_with("é...")), (123, true));
+    }
+}
