@@ -52,6 +52,18 @@ pub(crate) struct Entry<'a> {
     pub(crate) with_rows: bool,
 }
 
+/// Runs the statements with nothing to write, so that the first client does not wait for them to be planned.
+pub(crate) async fn warm_up(client: &Client, statements: &Statements) -> Result<(), StoreError> {
+    let (instances, rows, config) = (Instances::new(&[]), RowArrays::default(), Config::default());
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&""];
+    instances.push(&mut parameters);
+    rows.push(&mut parameters);
+    client.query(&statements.rows, &parameters).await?;
+    config.push(&mut parameters);
+    client.query(&statements.all, &parameters).await?;
+    Ok(())
+}
+
 /// Writes a batch; the outcome of each flush in order. `Err` means that nothing is known to be written.
 ///
 /// A group must occur only once: Postgres would see only one of its updates.

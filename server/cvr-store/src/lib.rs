@@ -100,12 +100,13 @@ impl Store {
     pub async fn open(pool: Pool, options: Options) -> Result<Store, StoreError> {
         let mut client = pool.get().await?;
         schema::migrate(&mut client, &options.schema).await?;
-        drop(client);
         let schema = schema::quote(&options.schema);
         let waiting = Arc::new(Waiting::default());
         let counters = Arc::new(Counters::default());
         let (jobs, receiver) = mpsc::channel(writer::QUEUE);
         let load = load::Statements::new(&schema);
+        load::warm_up(&client, &load).await?;
+        drop(client);
         let catch_up = catch_up::statement(&schema);
         let touch = format!(
             r#"UPDATE {schema}."instances" SET "lastActive" = to_timestamp($2::float8 / 1000), "ttlClock" = $3

@@ -74,6 +74,13 @@ impl Statements {
     }
 }
 
+/// Prepares a connection of the pool for reading.
+pub(crate) async fn warm_up(client: &Object, statements: &Statements) -> Result<(), StoreError> {
+    client.prepare_cached(&statements.record).await?;
+    client.prepare_cached(&statements.rows).await?;
+    Ok(())
+}
+
 /// What one reading of a record found.
 pub(crate) enum Found {
     Record(Box<Cvr>),

@@ -73,6 +73,10 @@ impl Writer {
     /// Writes until it is closed, or everyone who could ask is gone.
     pub(crate) async fn run(mut self) {
         let mut connection = None;
+        if let Ok(open) = self.connections.ensure(&mut connection).await {
+            // What fails here fails, and is reported, when there is something to write.
+            let _ = batch::warm_up(&open.client, &open.statements).await;
+        }
         let mut closing = None;
         // A second flush of a group that is in the batch; a well-behaved group never has one.
         let mut held: Vec<Pending> = Vec::new();

@@ -11,6 +11,7 @@
 //! with the distinct rows that a group holds (about 150 bytes a row besides the key's text, which is
 //! shared with the engine's rows where they came from there).
 
+pub mod catch_up;
 pub mod config;
 pub mod flush;
 pub mod patch;
