@@ -16,6 +16,7 @@ use crate::rows_update::{Contents, QueryUpdate};
 mod config;
 mod rows;
 mod rows_update;
+mod simulation;
 mod transcript;
 mod ttl;
 
