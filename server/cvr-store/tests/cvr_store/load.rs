@@ -150,7 +150,7 @@ async fn ownership() {
     Group::load(&b, "g", 3_000.0).await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn rows_that_never_came() {
     let database = Database::new().await;
     let store = database.store("a").await;
