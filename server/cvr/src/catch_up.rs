@@ -5,15 +5,25 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+use zql_spec::version::CvrVersion;
+
 use crate::patch::{QueryPatch, RowPatch};
 use crate::record::Cvr;
-use crate::row::Rows;
+use crate::row::{QueryId, Rows};
 
-/// All that the group's clients hold: rows whose contents the caller reads, got queries, everybody's desires.
-/// `rows` must be those of `cvr`.
-pub fn from_nothing(cvr: &Cvr, rows: &Rows) -> (Vec<RowPatch<()>>, Vec<QueryPatch>) {
+/// All that the group's clients hold since `up_to` or earlier: rows whose contents the caller reads, got queries,
+/// everybody's desires. Rows of `excluded` queries are left out; the caller sends them anyway. `rows` must be
+/// those of `cvr`.
+pub fn from_nothing(
+    cvr: &Cvr,
+    rows: &Rows,
+    up_to: &CvrVersion,
+    excluded: &FxHashSet<QueryId>,
+) -> (Vec<RowPatch<()>>, Vec<QueryPatch>) {
     let row_patches = rows
         .iter()
+        .filter(|(_, record)| *record.patch_version <= *up_to && !record.ref_counts.any(excluded))
         .map(|(row, record)| RowPatch {
             to_version: Arc::clone(&record.patch_version),
             row: row.clone(),
@@ -31,18 +41,19 @@ pub fn from_nothing(cvr: &Cvr, rows: &Rows) -> (Vec<RowPatch<()>>, Vec<QueryPatc
             });
         }
     }
-    let now = Arc::new(cvr.version.clone());
+    let unknown = Arc::new(up_to.clone());
     for (client, desired) in cvr.clients.iter() {
         for id in desired {
-            // A query that failed and was removed is still desired; when it was is of no account here.
+            // A query that failed and was removed is still desired; since when is not known any more.
             let desire = cvr.queries.get(id).and_then(|query| query.clients.get(client));
             patches.push(QueryPatch {
-                to_version: Arc::clone(desire.map_or(&now, |desire| &desire.version)),
+                to_version: Arc::clone(desire.map_or(&unknown, |desire| &desire.version)),
                 put: true,
                 query: Arc::clone(id),
                 client: Some(Arc::clone(client)),
             });
         }
     }
+    patches.retain(|patch| *patch.to_version <= *up_to);
     (row_patches, patches)
 }

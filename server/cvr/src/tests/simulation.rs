@@ -249,7 +249,8 @@ impl World {
     fn catch_up(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.base.is_none() && self.random.below(2) == 0 {
-            let (rows, queries) = crate::catch_up::from_nothing(&self.cvr, &self.rows);
+            let (rows, queries) =
+                crate::catch_up::from_nothing(&self.cvr, &self.rows, &self.cvr.version, &Default::default());
             for patch in rows {
                 let row = patch.row.to_json();
                 let (version, ..) = &self.store[&row];

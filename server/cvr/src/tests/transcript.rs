@@ -58,12 +58,16 @@ fn one_group_two_clients() {
     let lines = group.update("1s4", &[], &["qTags"], &[]).unwrap();
     assert_eq!(lines, ["got del qTags @1s4:02", "del 9 @1s4:02"]);
     // A client with nothing would get what is there, and nothing of what is gone.
-    let (rows, queries) = crate::catch_up::from_nothing(&group.cvr, &group.rows);
+    let (rows, queries) =
+        crate::catch_up::from_nothing(&group.cvr, &group.rows, &group.cvr.version, &Default::default());
     assert_eq!(rows.iter().map(|patch| patch.to_version.to_string()).collect::<Vec<_>>(), ["1s1"; 4]);
     assert_eq!(
         queries.iter().map(query_patch).collect::<Vec<_>>(),
         ["got put qAll @1s1", "desired c1 put qAll @00:01", "desired c2 put qAll @1s2:01"]
     );
+    let (rows, queries) =
+        crate::catch_up::from_nothing(&group.cvr, &group.rows, &version("1s1"), &["qAll".into()].into_iter().collect());
+    assert_eq!((rows.len(), queries.len()), (0, 2), "up to a version, without a query's rows");
     // The server starts again and runs everything again: an empty step, taken back.
     let rows: Vec<Received> = ["1", "2", "3", "4"].map(|id| put("qAll", id, 1, "01")).into();
     let lines = group.update("1s4", &executed, &[], &[&rows]).unwrap();
