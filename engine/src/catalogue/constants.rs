@@ -18,15 +18,28 @@ const MAX_VALUES: usize = 64;
 const MAX_COLUMNS: usize = 3;
 
 /// The columns of a node that are fixed, each with its possible values.
-type Fixed = FxHashMap<usize, Vec<Value>>;
+#[derive(Clone, Debug, Default)]
+struct Fixed {
+    columns: FxHashMap<usize, Vec<Value>>,
+    /// Whether the parent fixes one of them.
+    from_above: bool,
+}
 
-/// Fixed columns and the values they may have together.
+/// Fixed columns and the values they may have together. By default no columns, which all rows share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Anchor {
     /// Positions, ascending.
     pub(super) columns: Vec<usize>,
     /// Values of these columns.
     pub(super) values: Vec<Packed>,
+    /// Whether the parent's rows have a part in it.
+    pub(super) from_above: bool,
+}
+
+impl Default for Anchor {
+    fn default() -> Self {
+        Anchor { columns: Vec::new(), values: vec![Packed::default()], from_above: false }
+    }
 }
 
 /// The anchor of each node, where there is one.
@@ -40,8 +53,9 @@ pub(super) fn anchors(query: &Query) -> Vec<Option<Anchor>> {
     for id in 0..query.nodes.len() {
         let Some(edge) = &query.nodes[id].edge else { continue };
         for (parent, &child) in edge.parent_columns.iter().zip(&edge.child_columns) {
-            if let Some(values) = fixed[edge.parent].get(parent).cloned() {
-                fixed[id].entry(child).or_insert(values);
+            if let Some(values) = fixed[edge.parent].columns.get(parent).cloned() {
+                fixed[id].columns.entry(child).or_insert(values);
+                fixed[id].from_above = true;
             }
         }
     }
@@ -70,7 +84,7 @@ fn conjunct(query: &Query, filter: &Filter, fixed: &[Fixed], own: &mut Fixed) {
         Filter::Exists { node, negated: false } => {
             if let Some(edge) = &query.nodes[*node].edge {
                 for (&parent, child) in edge.parent_columns.iter().zip(&edge.child_columns) {
-                    if let Some(values) = fixed[*node].get(child) {
+                    if let Some(values) = fixed[*node].columns.get(child) {
                         fix(own, parent, values.clone());
                     }
                 }
@@ -82,7 +96,7 @@ fn conjunct(query: &Query, filter: &Filter, fixed: &[Fixed], own: &mut Fixed) {
 
 /// Of two sets of values for a column both must hold; the shorter is kept.
 fn fix(fixed: &mut Fixed, column: usize, values: Vec<Value>) {
-    let kept = fixed.entry(column).or_insert_with(|| values.clone());
+    let kept = fixed.columns.entry(column).or_insert_with(|| values.clone());
     if values.len() < kept.len() {
         *kept = values;
     }
@@ -90,7 +104,7 @@ fn fix(fixed: &mut Fixed, column: usize, values: Vec<Value>) {
 
 /// Picks the columns with the fewest values, and of those with more than one value one at most.
 fn anchor(fixed: Fixed) -> Option<Anchor> {
-    let mut columns: Vec<(usize, Vec<Value>)> = fixed.into_iter().collect();
+    let mut columns: Vec<(usize, Vec<Value>)> = fixed.columns.into_iter().collect();
     columns.sort_by_key(|(column, values)| (values.len() > 1, values.len(), *column));
     let single = columns.iter().take_while(|(_, values)| values.len() <= 1).count();
     columns.truncate((single + 1).min(MAX_COLUMNS));
@@ -106,5 +120,6 @@ fn anchor(fixed: Fixed) -> Option<Anchor> {
     let mut values: Vec<Packed> = rows.iter().map(Packed::of).collect();
     values.sort();
     values.dedup();
-    Some(Anchor { columns: columns.into_iter().map(|(column, _)| column).collect(), values })
+    let columns = columns.into_iter().map(|(column, _)| column).collect();
+    Some(Anchor { columns, values, from_above: fixed.from_above })
 }

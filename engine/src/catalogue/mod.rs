@@ -14,12 +14,14 @@ mod routes;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use zql_spec::value::Value;
 
-use crate::commit::{Commit, RowChange};
+use crate::commit::{Commit, Key, RowChange, StoredRow};
+use crate::graph::read::{Apply, Lookup};
 use crate::graph::{Activation, AdvanceError, Graph, QueryDelta, Read};
 use crate::hydration::Hydration;
 use register::Registration;
-use routes::{Interest, Matter, TableRoutes};
+use routes::{Bucket, Interest, Lift, Matter, TableRoutes};
 
 /// Names a running graph. Never used again once removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,7 +93,7 @@ impl Catalogue {
     /// [`Catalogue::rehydrated`] or removal.
     pub fn commit(&mut self, commit: &Commit, read: &mut dyn Read) -> Vec<Advanced> {
         let mut advanced = Vec::new();
-        for (id, seen) in self.route(commit) {
+        for (id, seen) in self.route(commit, read) {
             let Some(entry) = self.graphs.get_mut(&id) else { continue };
             let outcome = entry.graph.advance_by(commit, seen, read);
             self.settle(id, outcome, &mut advanced);
@@ -101,7 +103,8 @@ impl Catalogue {
 
     /// As [`Catalogue::commit`], with the touched graphs divided among the readers, each on a thread of its own.
     pub fn commit_with<R: Read + Send>(&mut self, commit: &Commit, readers: &mut [R]) -> Vec<Advanced> {
-        let routed = self.route(commit);
+        let Some(first) = readers.first_mut() else { return Vec::new() };
+        let routed = self.route(commit, first);
         let mut work: Vec<(GraphId, Entry, Seen<'_>)> = Vec::with_capacity(routed.len());
         for (id, seen) in routed {
             if let Some(entry) = self.graphs.remove(&id) {
@@ -154,7 +157,7 @@ impl Catalogue {
     }
 
     /// The graphs that a commit touches, by id, each with the rows that it sees.
-    fn route<'c>(&self, commit: &'c Commit) -> Vec<(GraphId, Seen<'c>)> {
+    fn route<'c>(&self, commit: &'c Commit, read: &mut dyn Read) -> Vec<(GraphId, Seen<'c>)> {
         let mut touched: FxHashMap<GraphId, Seen<'c>> = FxHashMap::default();
         for (table, delta) in &commit.tables {
             let Some(routes) = self.routes.get(table) else { continue };
@@ -166,14 +169,26 @@ impl Catalogue {
                         seen.push((table, change));
                     }
                 };
-                routes.by_values(change).filter(|interest| self.sees(interest, change)).for_each(&mut tell);
-                for interests in routes.filters.values() {
-                    let mut interests = interests.iter();
-                    // One filter stands for all of its interests as far as the row alone decides.
-                    let Some(first) = interests.next() else { continue };
-                    if self.sees_by_filter(first, change) {
-                        let all = std::iter::once(first).chain(interests);
-                        all.filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                for bucket in routes.buckets(change) {
+                    let filters = match bucket {
+                        Bucket::Few(few) => {
+                            few.iter().filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                            continue;
+                        }
+                        Bucket::Many(filters) => filters,
+                    };
+                    for filtered in filters.values() {
+                        // One node stands for all with its filter as far as the row alone decides.
+                        if !filtered.any().is_some_and(|any| self.sees_by_filter(any, change)) {
+                            continue;
+                        }
+                        filtered.interests.iter().filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                        for lift in &filtered.lifts {
+                            match self.lifted(lift, change, read) {
+                                Some(rows) => rows.iter().flat_map(|row| lift.of_row(row)).for_each(&mut tell),
+                                None => lift.all().for_each(&mut tell),
+                            }
+                        }
                     }
                 }
             }
@@ -193,11 +208,45 @@ impl Catalogue {
         touched
     }
 
+    /// The rows that a changed row of an EXISTS node leads up to; none if telling everyone costs less than
+    /// reading them.
+    fn lifted(&self, lift: &Lift, change: &RowChange, read: &mut dyn Read) -> Option<Vec<Arc<StoredRow>>> {
+        // All of its nodes have the same tables above them.
+        let any = lift.all().next()?;
+        let query = self.graphs.get(&any.graph)?.graph.query();
+        let most = MIN_LIFTED.max(LIFTED_PER_ENTRY * lift.len());
+        let mut rows: Vec<Arc<StoredRow>> = change.old.iter().chain(&change.new).map(Arc::clone).collect();
+        let mut node = any.node as usize;
+        for hop in &lift.hops {
+            let mut keys: Vec<Key> = rows.iter().map(|row| row.key(&hop.from)).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            keys.retain(|key| !key.iter().any(Value::is_null));
+            node = query.nodes[node].edge.as_ref()?.parent;
+            let lookup = Lookup {
+                query,
+                node,
+                columns: &hop.to,
+                apply: Apply::Nothing,
+                after: None,
+                ordered: false,
+                limit: Some(most + 1),
+            };
+            rows.clear();
+            // A reader that fails here fails the graphs that are told, which report it.
+            read.lookup(&lookup, &keys, &mut |_, row| rows.push(row)).ok()?;
+            if rows.len() > most {
+                return None;
+            }
+        }
+        Some(rows)
+    }
+
     fn sees(&self, interest: &Interest, change: &RowChange) -> bool {
         let Some(entry) = self.graphs.get(&interest.graph) else { return false };
         match interest.matter {
-            Matter::Member => entry.graph.sees_member(interest.node, change),
-            Matter::Truth => entry.graph.sees_truth(interest.node, change),
+            Matter::Member => entry.graph.sees_member(interest.node as usize, change),
+            Matter::Truth => entry.graph.sees_truth(interest.node as usize, change),
         }
     }
 
@@ -205,8 +254,8 @@ impl Catalogue {
     fn sees_by_filter(&self, interest: &Interest, change: &RowChange) -> bool {
         let Some(entry) = self.graphs.get(&interest.graph) else { return false };
         match interest.matter {
-            Matter::Member => entry.graph.may_pass(interest.node, change),
-            Matter::Truth => entry.graph.sees_truth(interest.node, change),
+            Matter::Member => entry.graph.may_pass(interest.node as usize, change),
+            Matter::Truth => entry.graph.sees_truth(interest.node as usize, change),
         }
     }
 
@@ -232,6 +281,11 @@ impl Catalogue {
 
 /// What [`Graph::advance_by`] gives.
 type Outcome = Result<(QueryDelta, Vec<Activation>), AdvanceError>;
+
+/// Rows that are always read to find out which graphs a change concerns, and rows read per entry that they
+/// are looked up among: a graph that is told in vain costs about as much as reading so many.
+const MIN_LIFTED: usize = 64;
+const LIFTED_PER_ENTRY: usize = 4;
 
 /// Graphs a thread takes at least: starting one costs about what advancing so many does.
 const MIN_SHARE: usize = 16;
