@@ -124,8 +124,9 @@ struct Live<'a> {
 
 /// Where a graph runs.
 enum Running {
-    /// In the catalogue.
-    Catalogued(GraphId),
+    /// In the catalogue. After a commit that wants a new hydration, the hydration may arrive late: with it
+    /// comes what has been committed since.
+    Catalogued { id: GraphId, late: Option<Hydration> },
     /// On its own, taking `stride` commits at once.
     Alone { graph: Box<Graph>, stride: usize, waiting: Option<Commit> },
 }
@@ -302,7 +303,7 @@ impl World {
             .map_err(|failure| format!("graph: {failure}"))?;
         view.check(&graph, &moment.rows)?;
         let running = match place % 4 {
-            0 | 1 => Running::Catalogued(self.catalogue.insert(graph)),
+            0 | 1 => Running::Catalogued { id: self.catalogue.insert(graph), late: None },
             2 => Running::Alone { graph: Box::new(graph), stride: 1, waiting: None },
             _ => Running::Alone { graph: Box::new(graph), stride: 3, waiting: None },
         };
@@ -340,11 +341,16 @@ impl World {
         options: &Options<'_>,
         compared: &mut Compared,
     ) -> Result<bool, Failure> {
+        let composed = matches!(&live.running, Running::Catalogued { late: Some(_), .. });
         let outcome = match &mut live.running {
-            Running::Catalogued(id) => match routed.remove(id) {
-                Some(outcome) => outcome,
+            Running::Catalogued { id, late } => match (routed.remove(id), late.take()) {
+                (Some(_), Some(_)) => return Err("a graph that was set aside advanced".into()),
+                (Some(outcome), None) => outcome,
+                (None, Some(hydration)) => {
+                    self.catalogue.rehydrated(*id, &hydration, Some((commit, &mut moment.read()?)))
+                }
                 // Not touched: the answer must be right as it is.
-                None => return Ok(true),
+                (None, None) => return Ok(true),
             },
             Running::Alone { graph, stride, waiting } => {
                 match waiting {
@@ -364,7 +370,11 @@ impl World {
                 compared.rehydrated += 1;
                 let hydration = self.hydrate(live.ast, &live.query, moment, options)?;
                 match &mut live.running {
-                    Running::Catalogued(id) => {
+                    Running::Catalogued { late, .. } if self.rng.percent(50) => {
+                        *late = Some(hydration);
+                        return Ok(false);
+                    }
+                    Running::Catalogued { id, .. } => {
                         let delta = self.catalogue.rehydrated(*id, &hydration, None);
                         delta.map_err(|error| format!("after hydrating again: {error}"))?
                     }
@@ -374,7 +384,7 @@ impl World {
             Err(AdvanceError::Read(error)) => return Err(format!("advancing: {error}")),
         };
         compared.changes += delta.changes.len();
-        live.view.apply(&delta)?;
+        live.view.apply(&delta, composed)?;
         Ok(true)
     }
 
@@ -390,7 +400,7 @@ impl World {
         compared.steps += 1;
         let evaluation = self.evaluation(live.ast, moment)?;
         let graph = match &live.running {
-            Running::Catalogued(id) => self.catalogue.get(*id).ok_or("the catalogue lost a graph")?,
+            Running::Catalogued { id, .. } => self.catalogue.get(*id).ok_or("the catalogue lost a graph")?,
             Running::Alone { graph, .. } => graph,
         };
         check_graph(&evaluation, graph, &moment.schema, &moment.rows).map_err(|failure| format!("graph: {failure}"))?;

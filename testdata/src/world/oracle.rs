@@ -141,8 +141,9 @@ impl View {
         Ok(view)
     }
 
-    /// Takes a delta, whose every word is checked against what the client has.
-    pub fn apply(&mut self, delta: &QueryDelta) -> Result<(), Failure> {
+    /// Takes a delta, whose every word is checked against what the client has. One composed of several may
+    /// send a row that went and came back as it was.
+    pub fn apply(&mut self, delta: &QueryDelta, composed: bool) -> Result<(), Failure> {
         let mut seen = std::collections::BTreeSet::new();
         for change in &delta.changes {
             let fail = |what: &str| Err(format!("{what}: {change:?}"));
@@ -158,7 +159,7 @@ impl View {
                 (Some(_), _) if change.after == 0 => return fail("a row that goes is sent"),
                 (None, None) if change.after > 0 => return fail("a row that comes is not sent"),
                 (None, _) if change.before == change.after => return fail("nothing changed"),
-                (Some(row), Some((_, held))) if row == held => return fail("an equal row is sent again"),
+                (Some(row), Some((_, held))) if row == held && !composed => return fail("an equal row is sent again"),
                 _ => {}
             }
             let row = change.row.clone().or_else(|| held.map(|(_, row)| Arc::clone(row)));
