@@ -1,6 +1,5 @@
-// Compares the naive evaluator's answers with those of the query engine inside @rocicorp/zero.
-//
-//   cargo run -p testdata --example zql_cases -- 200 | node zql-reference.js
+// Reads worlds from standard input, one a line (see testdata/tests/reference.rs), and compares answers, hashes
+// and what the parser accepts with the reference implementation inside @rocicorp/zero.
 //
 // Plan hints and repeated columns of orders are taken off the queries (with them the engine's memory source
 // loses rows), and queries that the engine refuses because a literal has another type than its column are
@@ -12,10 +11,12 @@ import {dirname, join} from 'node:path';
 import {isDeepStrictEqual} from 'node:util';
 
 const zero = process.env.ZERO_PACKAGE ?? join(dirname(fileURLToPath(import.meta.url)), 'node_modules/@rocicorp/zero');
-const load = name => import(join(zero, 'out/zql/src', name));
-const {buildPipeline} = await load('builder/builder.js');
-const {MemorySource} = await load('ivm/memory-source.js');
-const {MemoryStorage} = await load('ivm/memory-storage.js');
+const load = name => import(join(zero, 'out', name));
+const {buildPipeline} = await load('zql/src/builder/builder.js');
+const {MemorySource} = await load('zql/src/ivm/memory-source.js');
+const {MemoryStorage} = await load('zql/src/ivm/memory-storage.js');
+const {astSchema, normalizeAST} = await load('zero-protocol/src/ast.js');
+const {hashOfAST} = await load('zero-protocol/src/query-hash.js');
 
 function withoutHints(value) {
   if (Array.isArray(value)) return value.map(withoutHints);
@@ -51,7 +52,10 @@ function tree(stream, ast) {
 }
 
 const refusals = /Cannot compare values of different types|expected string|EXISTS subqueries must not have/;
-let [same, refused, different] = [0, 0, 0];
+let [same, refused, different, mutants, accepted] = [0, 0, 0, 0, 0];
+function differs(...text) {
+  if (different++ < 5) console.log(...text);
+}
 for await (const line of createInterface({input: process.stdin})) {
   const world = JSON.parse(line);
   const sources = new Map();
@@ -69,7 +73,15 @@ for await (const line of createInterface({input: process.stdin})) {
     decorateSourceInput: input => input,
     addEdge() {},
   };
-  for (const {ast, expected} of world.queries) {
+  for (const {ast, expected, hash, twice, mutants: changed} of world.queries) {
+    const hashes = [hashOfAST(ast), hashOfAST(normalizeAST(ast))];
+    if (hashes[0] !== hash || hashes[1] !== twice) differs(`hashes ${hash} ${twice} should be ${hashes}`, JSON.stringify(ast));
+    for (const mutant of changed) {
+      mutants++;
+      const {ok} = astSchema.try(mutant.ast, {mode: 'strict'});
+      if (ok) accepted++;
+      if (ok !== mutant.accepted) differs(`accepted should be ${ok}:`, JSON.stringify(mutant.ast));
+    }
     const plain = withoutHints(ast);
     let found;
     try {
@@ -79,8 +91,7 @@ for await (const line of createInterface({input: process.stdin})) {
       input.destroy();
     } catch (error) {
       if (!refusals.test(String(error))) {
-        different++;
-        console.log(`seed ${world.seed}: ${error.stack}\n${JSON.stringify(plain)}`);
+        differs(`seed ${world.seed}: ${error.stack}\n${JSON.stringify(plain)}`);
       } else refused++;
       continue;
     }
@@ -88,12 +99,10 @@ for await (const line of createInterface({input: process.stdin})) {
     if (isDeepStrictEqual(JSON.parse(JSON.stringify(found)), expected)) same++;
     else if (/LIKE/.test(JSON.stringify(plain)) && /_/.test(JSON.stringify(plain))) refused++;
     else {
-      different++;
-      if (different < 6) {
-        console.log(`seed ${world.seed}: ${JSON.stringify(plain)}\nexpected ${JSON.stringify(expected)}\nfound    ${JSON.stringify(found)}`);
-      }
+      const [wanted, got] = [JSON.stringify(expected), JSON.stringify(found)];
+      differs(`seed ${world.seed}: ${JSON.stringify(plain)}\nexpected ${wanted}\nfound    ${got}`);
     }
   }
 }
-console.log({same, refused, different});
+console.log({same, refused, different, mutants, accepted});
 process.exit(different === 0 ? 0 : 1);

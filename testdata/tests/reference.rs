@@ -1,4 +1,5 @@
-//! The naive evaluator against the query engine inside `@rocicorp/zero`, over generated worlds.
+//! The language against the reference implementation inside `@rocicorp/zero`, over generated worlds: answers
+//! of the naive evaluator, hashes, and what the strict parser accepts.
 //!
 //! Needs the packages that `make node` installs. `FIRST=<seed> WORLDS=<n>` runs other and more worlds.
 
@@ -8,12 +9,71 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use testdata::world::{ISSUES, MUSIC, QueryGenerator, Rng, fill};
+use zql_spec::ast::Ast;
+use zql_spec::hash::ast_hash;
 use zql_spec::json::Json;
 use zql_spec::naive::{Evaluation, Row};
+use zql_spec::normal_form::normal_form;
 use zql_spec::schema::{Column, Table};
 
 /// Queries in a world.
 const QUERIES: usize = 50;
+
+/// Changed copies of a query.
+const MUTANTS: usize = 4;
+
+/// The JSON with one thing changed: mostly no query any more.
+fn mutant(json: &Json, rng: &mut Rng) -> Json {
+    let anything = |rng: &mut Rng| {
+        let texts = [
+            "null",
+            "true",
+            "-1",
+            "1.5",
+            "\"\"",
+            "\"asc\"",
+            "\"EXISTS\"",
+            "[]",
+            "[\"id\"]",
+            "[1,null]",
+            "{}",
+            "{\"type\":\"or\"}",
+        ];
+        Json::parse(rng.pick::<&str>(&texts)).expect("JSON")
+    };
+    match json {
+        Json::Object(entries) if !entries.is_empty() && rng.percent(85) => {
+            let mut entries = entries.clone();
+            let at = rng.below(entries.len());
+            match rng.below(10) {
+                0 => drop(entries.remove(at)),
+                1 => entries.push(("foo".into(), anything(rng))),
+                2 => {
+                    // A key of another kind of object.
+                    let keys =
+                        ["alias", "limit", "hidden", "system", "flip", "scalar", "op", "value", "start", "schema"];
+                    let key = rng.pick(&keys);
+                    if !entries.iter().any(|(other, _)| &**other == *key) {
+                        entries.push((Arc::from(*key), anything(rng)));
+                    }
+                }
+                _ => entries[at].1 = mutant(&entries[at].1, rng),
+            }
+            Json::Object(entries)
+        }
+        Json::Array(elements) if !elements.is_empty() && rng.percent(90) => {
+            let mut elements = elements.clone();
+            let at = rng.below(elements.len());
+            match rng.below(8) {
+                0 => drop(elements.remove(at)),
+                1 => elements.push(anything(rng)),
+                _ => elements[at] = mutant(&elements[at], rng),
+            }
+            Json::Array(elements)
+        }
+        _ => anything(rng),
+    }
+}
 
 /// A world's tables with their rows, and queries with the answers that the naive evaluator gives.
 fn world(seed: u64) -> Json {
@@ -21,11 +81,21 @@ fn world(seed: u64) -> Json {
     let data = if seed.is_multiple_of(2) { &ISSUES } else { &MUSIC };
     let database = fill(data, &mut rng);
     let mut generator = QueryGenerator::new(data, &database, rng.fork());
+    let mut mutations = rng.fork();
     let query = |_| {
         let ast = generator.query();
         let evaluation = Evaluation::new(&database, &ast).expect("generated queries are valid");
         let expected = evaluation.tree_json(&evaluation.tree());
-        Json::object([("ast", ast.to_json()), ("expected", expected)])
+        let json = ast.to_json();
+        let hash = Json::string(ast_hash(&json));
+        let twice = Json::string(ast_hash(&normal_form(&json)));
+        let mutants = (0..MUTANTS).map(|_| {
+            let mutant = mutant(&json, &mut mutations);
+            let accepted = Json::Bool(Ast::parse_strict(&mutant).is_ok());
+            Json::object([("ast", mutant), ("accepted", accepted)])
+        });
+        let mutants = Json::Array(mutants.collect());
+        Json::object([("ast", json), ("expected", expected), ("hash", hash), ("twice", twice), ("mutants", mutants)])
     };
     let queries = (0..QUERIES).map(query).collect();
     let table = |table: &Arc<Table>| {
