@@ -168,13 +168,9 @@ fn hydrate(query: &Query, read: &mut dyn Read, version: Arc<str>) -> Result<Hydr
         keys.dedup();
         keys.retain(|_| node.synced);
         let lookup = Lookup {
-            query,
-            node: id,
-            columns: node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns),
-            apply: Apply::Complete,
-            after: None,
             ordered: true,
             limit: if node.role == Role::Exists { Some(WITNESS_CAP) } else { node.limit },
+            ..Lookup::new(query, id, node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns), Apply::Complete)
         };
         let mut rows = Vec::new();
         read.lookup(&lookup, &keys, &mut |_, row| rows.push(row))?;

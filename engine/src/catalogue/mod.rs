@@ -223,15 +223,7 @@ impl Catalogue {
             keys.dedup();
             keys.retain(|key| !key.iter().any(Value::is_null));
             node = query.nodes[node].edge.as_ref()?.parent;
-            let lookup = Lookup {
-                query,
-                node,
-                columns: &hop.to,
-                apply: Apply::Nothing,
-                after: None,
-                ordered: false,
-                limit: Some(most + 1),
-            };
+            let lookup = Lookup { limit: Some(most + 1), ..Lookup::new(query, node, &hop.to, Apply::Nothing) };
             rows.clear();
             // A reader that fails here fails the graphs that are told, which report it.
             read.lookup(&lookup, &keys, &mut |_, row| rows.push(row)).ok()?;

@@ -159,13 +159,9 @@ impl Advance<'_> {
         if limit != Some(0) {
             let keys: Vec<Key> = groups.iter().map(Packed::unpack).collect();
             let lookup = Lookup {
-                query: self.query,
-                node: id,
-                columns: &edge.child_columns,
-                apply: Apply::Complete,
-                after: None,
                 ordered: matches!(keeps, Keeps::First(_)),
                 limit,
+                ..Lookup::new(self.query, id, &edge.child_columns, Apply::Complete)
             };
             let mut rows = keys.len();
             self.read.lookup(&lookup, &keys, &mut |index, row| {
@@ -352,13 +348,10 @@ impl Advance<'_> {
         if let Some((after, missing)) = window.missing() {
             let columns = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
             let lookup = Lookup {
-                query: self.query,
-                node: id,
-                columns,
-                apply: Apply::Complete,
                 after: Some(&after),
                 ordered: true,
                 limit: Some(missing),
+                ..Lookup::new(self.query, id, columns, Apply::Complete)
             };
             let mut rows = Vec::new();
             self.read.lookup(&lookup, &[group.unpack()], &mut |_, row| rows.push(row))?;
@@ -399,15 +392,7 @@ impl Advance<'_> {
         if was_full && witnesses.len() < WITNESS_CAP {
             // There may be rows that never were candidates.
             let columns = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
-            let lookup = Lookup {
-                query: self.query,
-                node: id,
-                columns,
-                apply: Apply::Complete,
-                after: None,
-                ordered: false,
-                limit: Some(WITNESS_CAP),
-            };
+            let lookup = Lookup { limit: Some(WITNESS_CAP), ..Lookup::new(self.query, id, columns, Apply::Complete) };
             coming.clear();
             self.read.lookup(&lookup, &[group.unpack()], &mut |_, row| {
                 coming.push((Packed::columns(&row, &node.table.primary_key), row));
@@ -449,15 +434,7 @@ impl Advance<'_> {
             return Ok(());
         }
         let keys: Vec<Key> = missing.iter().map(|&index| transitions.left[index].0.unpack()).collect();
-        let lookup = Lookup {
-            query: self.query,
-            node: id,
-            columns: &self.node(id).table.primary_key,
-            apply: Apply::Nothing,
-            after: None,
-            ordered: false,
-            limit: None,
-        };
+        let lookup = Lookup::new(self.query, id, &self.node(id).table.primary_key, Apply::Nothing);
         self.read.lookup(&lookup, &keys, &mut |index, row| transitions.left[missing[index]].1 = Some(row))?;
         self.rows_read += keys.len();
         Ok(())

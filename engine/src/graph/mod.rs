@@ -214,15 +214,7 @@ impl Graph {
             let definition = self.plan.tables[table].definition(&self.query);
             let (keys, counts): (Vec<Key>, Vec<u32>) =
                 counts.into_iter().map(|(key, count)| (key.unpack(), count)).unzip();
-            let lookup = Lookup {
-                query: &self.query,
-                node: any,
-                columns: &definition.primary_key,
-                apply: Apply::Nothing,
-                after: None,
-                ordered: false,
-                limit: None,
-            };
+            let lookup = Lookup::new(&self.query, any, &definition.primary_key, Apply::Nothing);
             read.lookup(&lookup, &keys, &mut |index, row| {
                 let (key, count) = (keys[index].clone(), counts[index]);
                 rows.push(AnswerRow { table: Arc::clone(&definition.name), key, count, row });

@@ -36,10 +36,19 @@ pub struct Lookup<'a> {
     pub apply: Apply,
     /// Only rows that come later than this in the node's order; a value per order column.
     pub after: Option<&'a [Value]>,
+    /// Only rows that come no later than this in the node's order; a value per order column.
+    pub until: Option<&'a [Value]>,
     /// Whether rows of one key must come in the node's order.
     pub ordered: bool,
     /// Most rows per key.
     pub limit: Option<usize>,
+}
+
+impl<'a> Lookup<'a> {
+    /// All rows of a node by these columns, in no order.
+    pub fn new(query: &'a Query, node: NodeId, columns: &'a [usize], apply: Apply) -> Self {
+        Lookup { query, node, columns, apply, after: None, until: None, ordered: false, limit: None }
+    }
 }
 
 /// Reading failed; the graph is unchanged.

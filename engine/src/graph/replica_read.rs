@@ -72,6 +72,7 @@ impl Read for ReplicaRead {
             lookup: lookup.columns,
             start: lookup.apply != Apply::Nothing,
             after: lookup.after,
+            until: lookup.until,
             order: lookup.ordered,
             limit: lookup.limit,
             ..Access::default()

@@ -9,10 +9,15 @@ use super::AdvanceError;
 use super::advance::Advance;
 use super::filter::{Truth, simple_truth};
 use super::packed::Packed;
-use super::plan::Plan;
+use super::plan::{Keeps, Plan};
 use super::read::{Apply, Lookup};
+use super::window::Window;
 use crate::commit::{Key, StoredRow};
 use crate::query::{NodeId, Query, Role};
+
+/// Pairs of touched key and active group that are looked up one by one, rather than all rows of a touched
+/// key: a look-up costs about as much as reading ten rows.
+const MAX_PAIRS: usize = 64;
 
 impl Advance<'_> {
     /// Reads the rows of a node whose EXISTS were touched.
@@ -22,22 +27,38 @@ impl Advance<'_> {
         if node.synced && node.role != Role::Exists && self.nodes[id].groups.is_empty() {
             return Ok(());
         }
+        // Rows after the end of a full window are not in, and come in only when it is refilled.
+        let last = match (node.role, plan.nodes[id].keeps) {
+            (Role::Root, Keeps::First(limit)) => {
+                let window = self.nodes[id].groups.get(&Packed::default());
+                window.and_then(|group| Window::last_if_full(&group.members, limit))
+            }
+            _ => None,
+        };
+        let last = last.map(|last| last.unpack_place(&node.order));
         let mut lifted: FxHashMap<Packed, Arc<StoredRow>> = FxHashMap::default();
         for &exists in &plan.nodes[id].exists {
             let Some(edge) = &query.nodes[exists].edge else { continue };
             if self.touched[exists].is_empty() {
                 continue;
             }
-            let keys: Vec<Key> = self.touched[exists].iter().map(Packed::unpack).collect();
+            let mut columns = edge.parent_columns.to_vec();
+            let mut keys: Vec<Key> = self.touched[exists].iter().map(Packed::unpack).collect();
+            // With few groups, only their rows are read: others cannot be in.
+            let groups = &self.nodes[id].groups;
+            if node.role == Role::Related
+                && keys.len().saturating_mul(groups.len()) <= MAX_PAIRS
+                && let Some(group) = &node.edge
+            {
+                columns.extend(&group.child_columns);
+                let pairs = keys.iter().flat_map(|key| groups.keys().map(move |group| (key, group.unpack())));
+                keys = pairs.map(|(key, group)| key.iter().cloned().chain(group).collect()).collect();
+            }
             let lookup = Lookup {
-                query,
-                node: id,
-                columns: &edge.parent_columns,
-                apply: Apply::Simple,
-                after: None,
-                ordered: false,
+                until: last.as_deref(),
                 // One more than may be read shows that it was too many.
                 limit: Some(self.reads_left() + 1),
+                ..Lookup::new(query, id, &columns, Apply::Simple)
             };
             let mut rows = 0;
             let key_columns = &node.table.primary_key;

@@ -32,7 +32,7 @@ fn members(graph: &Graph) -> Members {
 
 /// A graph for a query as the database answers it.
 pub(crate) fn graph(ast: &Ast, database: &Database) -> Graph {
-    let query = Arc::new(Query::resolve(ast, &database.schema).expect("a query that resolves"));
+    let query = Arc::new(Query::resolve(ast, &database.client_schema).expect("a query that resolves"));
     let hydration = database.hydrate(&query);
     Graph::new(query, &hydration)
 }

@@ -16,6 +16,8 @@ use zql_spec::value::Value;
 #[derive(Clone)]
 pub(crate) struct Database {
     pub(crate) schema: Schema,
+    /// The schema with the keys that the client chose.
+    pub(crate) client_schema: Schema,
     /// Rows by table and primary key.
     pub(crate) tables: BTreeMap<Arc<str>, BTreeMap<Key, Arc<StoredRow>>>,
     pub(crate) version: u32,
@@ -31,7 +33,8 @@ fn version(number: u32) -> Version {
 impl Database {
     pub(crate) fn new(schema: Schema) -> Self {
         let tables = schema.tables.keys().map(|name| (Arc::clone(name), BTreeMap::new())).collect();
-        Database { schema, tables, version: 0, open: Commit::empty(version(0), version(1)), reads: 0 }
+        let client_schema = schema.clone();
+        Database { schema, client_schema, tables, version: 0, open: Commit::empty(version(0), version(1)), reads: 0 }
     }
 
     /// Replaces the row with this key by another or none, as part of the open commit.
@@ -178,6 +181,7 @@ impl Read for Database {
                 .filter(|row| {
                     joins(row, lookup.columns, key)
                         && lookup.after.is_none_or(|after| against(node, row, after).is_gt())
+                        && lookup.until.is_none_or(|until| against(node, row, until).is_le())
                         && match lookup.apply {
                             Apply::Nothing => true,
                             Apply::Simple => starts(node, row) && self.holds(lookup.query, &node.filter, row, true),

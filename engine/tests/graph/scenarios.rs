@@ -42,7 +42,14 @@ fn write(database: &mut Database, write: &str) {
 
 impl Case {
     fn new(tables: &[(&str, &[&str])], rows: &str, ast: &Ast) -> Self {
+        Case::with_keys(tables, &[], rows, ast)
+    }
+
+    /// With other keys than the replica's for some tables.
+    fn with_keys(tables: &[(&str, &[&str])], keys: &[(&str, &str)], rows: &str, ast: &Ast) -> Self {
         let mut database = Database::new(schema(tables));
+        database.client_schema =
+            database.schema.with_primary_keys(keys.iter().map(|&(table, column)| (table, vec![column])));
         rows.split(',').filter(|row| !row.trim().is_empty()).for_each(|row| write(&mut database, row));
         database.commit();
         let checked = Checked::new(ast, &mut database);
@@ -335,6 +342,25 @@ fn filters() {
         .step("+t b z", "")
         // Inserted and deleted in one transaction.
         .step("+t c x,-t c", "");
+}
+
+#[test]
+fn clients_choose_the_identity_of_rows() {
+    let tables: &[(&str, &[&str])] = &[("t", &["*id", "slug", "v"]), ("c", &["*id", "t"])];
+    let rows = "+t 1 a x,+t 2 b x,+t 3 d y,+c 7 a,+c 8 b";
+    for ast in [from("t").filter(eq("v", s("x"))), from("t").filter(eq("v", s("x"))).first(5)] {
+        let ast = ast.related("cs", "slug", "t", from("c"));
+        Case::with_keys(tables, &[("t", "slug")], rows, &ast)
+            .step("+t 1 a x", "=t.a")
+            // A new key is a new row; its children follow by the same column.
+            .step("+t 1 e x", "-t.a -c.7 +t.e")
+            .step("+t 1 a x", "+t.a +c.7 -t.e")
+            // Two rows swap keys: each key has another row now.
+            .step("+t 1 b x,+t 2 a x", "=t.a =t.b")
+            .step("+t 1 a x,+t 2 b y", "=t.a -t.b -c.8")
+            // A key passes from a row that is out to one that is in.
+            .step("-t 3,+t 4 d x", "+t.d");
+    }
 }
 
 #[test]
