@@ -28,6 +28,7 @@ pub mod writer;
 mod batch;
 mod catch_up;
 mod connection;
+mod sql;
 
 pub use error::{Rehome, StoreError};
 
