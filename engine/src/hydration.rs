@@ -29,6 +29,9 @@ pub enum HydrateError {
     /// Reading the replica failed.
     #[error("reading the replica failed: {0}")]
     Replica(#[from] rusqlite::Error),
+    /// The pinned version was given up meanwhile: pin again and hydrate again.
+    #[error("the version that was read was given up")]
+    Expired,
     /// Nobody waits for the answer any more.
     #[error("the hydration was cancelled")]
     Cancelled,

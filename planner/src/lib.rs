@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The first answer to a query: one relational plan a node, run by DataFusion over the pinned replica.
+//!
+//! A query is answered level by level: the root first, then each child node by the distinct keys of its
+//! parent's rows, so that every plan is chosen knowing how many keys there are. [`stats`] and [`cost`]
+//! estimate, [`choose`] and [`assemble`] choose a [`plan`], [`physical`] builds DataFusion's operators, and the leaves
+//! [`scan`] and [`lookup`] read SQLite.
+//!
+//! It must not know sockets or Postgres. Cost grows with the rows read; memory with the rows that are
+//! answered and the keys that are joined. Plans are made anew for each hydration: that takes less than
+//! running the smallest query.
+
+mod assemble;
+mod choose;
+mod cost;
+mod error;
+mod explain;
+mod first;
+mod hydrate;
+mod lookup;
+mod operator;
+mod parts;
+mod physical;
+mod plan;
+mod run;
+mod scan;
+mod statement;
+mod stats;
+mod table;
+
+pub use error::Error;
+pub use hydrate::Planner;
+pub use table::SqliteTable;

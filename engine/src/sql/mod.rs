@@ -8,6 +8,7 @@
 
 mod condition;
 pub(crate) mod functions;
+pub mod leaf;
 mod syntax;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,84 @@
+//! Times hydrations over a tracker of 100,000 issues: `cargo bench -p planner --bench hydration`.
+//!
+//! Each line is a query: rows of its answer, then the least and the median time of its runs. `explain` as
+//! an argument prints the plans too.
+
+use std::time::{Duration, Instant};
+
+use engine::hydration::Hydrate;
+use planner::Planner;
+use zql_spec::ast::{Ast, Condition, Direction};
+
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../tests/planner/tracker.rs"]
+mod tracker;
+
+use tracker::*;
+
+/// How long a query is run again and again.
+const BUDGET: Duration = Duration::from_millis(1500);
+
+fn main() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let snapshot = tracker(&directory.path().join("replica.db"), 1_000, 100_000);
+    let explain = std::env::args().any(|argument| argument == "explain");
+    let labelled = |name: &str| {
+        exists(
+            "id",
+            "issue",
+            from("issue_label").filter(exists("label", "id", from("label").filter(equal("name", name)))),
+        )
+    };
+    let newest = || from("issue").order("modified", Direction::Desc);
+    let comments = || from("comment").order("created", Direction::Desc);
+    let cases: Vec<(&str, Ast)> = vec![
+        ("point", from("issue").filter(equal("id", "i77"))),
+        ("page of 50", newest().limit(50)),
+        (
+            "page of 50, two relations",
+            newest().limit(50).related("owner", "owner", "id", from("user")).related(
+                "comments",
+                "id",
+                "issue",
+                comments().limit(10),
+            ),
+        ),
+        ("page of 50, EXISTS that mostly holds", newest().filter(exists("id", "issue", from("comment"))).limit(50)),
+        ("page of 50, EXISTS that rarely holds", newest().filter(labelled("rare")).limit(50)),
+        ("1,000 of 100,000 by EXISTS through a junction", from("issue").filter(labelled("rare"))),
+        (
+            "half by EXISTS",
+            from("issue").filter(exists(
+                "owner",
+                "id",
+                from("user")
+                    .filter(Condition::Or((0..500).map(|user| equal("name", &format!("User {user}"))).collect())),
+            )),
+        ),
+        (
+            "disjunction with EXISTS over 100,000",
+            from("issue").filter(Condition::Or(vec![equal("id", "i5"), equal("owner", "u7"), labelled("rare")])),
+        ),
+        ("NOT EXISTS without index", from("user").filter(not_exists("id", "author", from("comment")))),
+        ("20,000 issues and 30,000 comments", newest().limit(20_000).related("comments", "id", "issue", comments())),
+        ("100,000 issues and 150,000 comments", from("issue").related("comments", "id", "issue", comments())),
+    ];
+    let planner = Planner::new();
+    for (name, ast) in cases {
+        let query = resolve(&ast, &snapshot);
+        if explain {
+            println!("{}", planner.explain(&query, &snapshot).expect("the query runs"));
+        }
+        let mut times = Vec::new();
+        let mut rows = 0;
+        let begin = Instant::now();
+        while begin.elapsed() < BUDGET || times.len() < 3 {
+            let start = Instant::now();
+            let hydration = planner.hydrate(&query, &snapshot).expect("the query runs");
+            times.push(start.elapsed());
+            rows = hydration.nodes.iter().map(Vec::len).sum();
+        }
+        times.sort();
+        println!("{name:50} {rows:>7} rows {:>9.3?} least {:>9.3?} median", times[0], times[times.len() / 2]);
+    }
+}

@@ -1,0 +1,283 @@
+//! What reading costs and how many rows to expect.
+//!
+//! Costs are microseconds on the machine the constants were measured on; only their ratios matter. The
+//! estimates are of the textbook kind: index statistics where there are some, fixed guesses where not,
+//! independence throughout. An EXISTS that has no index to probe costs a scan for each row, so that it is joined.
+//!
+//! All estimates of a query are made once, bottom-up: linear in its size times the indexes of its tables.
+
+use std::sync::Arc;
+
+use engine::query::{Filter, Node, NodeId, Query};
+use zql_spec::ast::{Literal, SimpleOperator};
+use zql_spec::schema::ValueType;
+use zql_spec::value::Value;
+
+use crate::stats::TableStats;
+
+/// Starting a statement that was prepared before.
+pub(crate) const STATEMENT: f64 = 4.0;
+/// Running a prepared statement for one more key.
+pub(crate) const PROBE: f64 = 1.2;
+/// Starting a correlated subquery within a statement and descending an index.
+pub(crate) const SUBQUERY: f64 = 0.6;
+/// Visiting a row in table order.
+pub(crate) const STEP: f64 = 0.06;
+/// Visiting a row through an index.
+pub(crate) const SEEK: f64 = 0.3;
+/// Sorting a row within SQLite.
+pub(crate) const SORT: f64 = 0.4;
+/// Giving one value to Arrow.
+pub(crate) const EMIT: f64 = 0.06;
+/// Making a whole row, without its values.
+pub(crate) const ROW: f64 = 0.15;
+/// Making one value of a whole row.
+pub(crate) const VALUE: f64 = 0.05;
+/// Adding a key to a hash table.
+pub(crate) const BUILD: f64 = 0.08;
+/// Looking a key up in a hash table.
+pub(crate) const HASH: f64 = 0.04;
+/// Setting up an operator of DataFusion.
+pub(crate) const OPERATOR: f64 = 15.0;
+
+/// Share of rows that a comparison other than equality lets through.
+const RANGE: f64 = 0.33;
+/// Share of rows that equal a constant when no index tells.
+const EQUAL: f64 = 0.05;
+/// Share of rows that match a pattern.
+const PATTERN: f64 = 0.1;
+/// Rows per key where nothing is known.
+const FANOUT: f64 = 10.0;
+
+/// The estimates of a query.
+pub(crate) struct Model<'a> {
+    /// The query.
+    pub(crate) query: &'a Query,
+    /// From how many rows on a scan may run on its own thread.
+    pub(crate) stream_rows: f64,
+    stats: Vec<Arc<TableStats>>,
+    /// By node: the share of its table's rows that pass its filter.
+    share: Vec<f64>,
+    /// By node: for an EXISTS, the share of parent rows for which it is true.
+    truth: Vec<f64>,
+    /// By node: for an EXISTS, the cost of probing it for one parent row.
+    probe: Vec<f64>,
+}
+
+/// How SQLite is expected to find the rows of a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visit {
+    /// Rows looked at.
+    pub(crate) rows: f64,
+    /// Cost for each.
+    pub(crate) each: f64,
+}
+
+impl Visit {
+    /// The cost of all.
+    pub(crate) fn cost(self) -> f64 {
+        self.rows * self.each
+    }
+}
+
+impl<'a> Model<'a> {
+    /// The estimates of a query, given its nodes' statistics.
+    pub(crate) fn new(query: &'a Query, stats: Vec<Arc<TableStats>>, stream_rows: f64) -> Self {
+        let ones = vec![1.0; query.nodes.len()];
+        let probe = vec![0.0; query.nodes.len()];
+        let mut model = Model { query, stream_rows, stats, share: ones.clone(), truth: ones, probe };
+        // Nodes are in preorder, so all below a node have been seen when it is reached from the end.
+        for node in (0..query.nodes.len()).rev() {
+            model.share[node] = model.selectivity(node, &query.nodes[node].filter);
+            if query.nodes[node].edge.is_some() {
+                model.truth[node] = model.exists_truth(node);
+                model.probe[node] = model.exists_probe(node);
+            }
+        }
+        model
+    }
+
+    /// A node of the query.
+    pub(crate) fn node(&self, node: NodeId) -> &'a Node {
+        &self.query.nodes[node]
+    }
+
+    /// Rows of the node's table.
+    pub(crate) fn table_rows(&self, node: NodeId) -> f64 {
+        self.stats[node].rows.max(1.0)
+    }
+
+    /// The cost of probing an EXISTS for one row.
+    pub(crate) fn probe_cost(&self, node: NodeId) -> f64 {
+        self.probe[node]
+    }
+
+    /// Whether some index can look these columns up.
+    pub(crate) fn indexed(&self, node: NodeId, columns: &[usize]) -> bool {
+        let stats = &self.stats[node];
+        stats.fanout(columns).is_some()
+            || stats.indexes.iter().any(|index| columns.contains(&index.columns[0]) && index.fanout[0] <= 4.0 * FANOUT)
+    }
+
+    /// Rows of a node's table for each value of these columns, before its filter.
+    pub(crate) fn fanout(&self, node: NodeId, columns: &[usize]) -> f64 {
+        let rows = self.table_rows(node);
+        let table = &self.node(node).table;
+        if table.unique_keys.iter().any(|key| key.iter().all(|column| columns.contains(column))) {
+            return 1.0;
+        }
+        if let Some(fanout) = self.stats[node].fanout(columns) {
+            return fanout.min(rows);
+        }
+        FANOUT.min(rows)
+    }
+
+    /// The share of a node's table that passes a filter over it.
+    pub(crate) fn selectivity(&self, node: NodeId, filter: &Filter) -> f64 {
+        match filter {
+            Filter::Const(truth) => f64::from(u8::from(*truth)),
+            Filter::And(filters) => filters.iter().map(|filter| self.selectivity(node, filter)).product(),
+            Filter::Or(filters) => {
+                1.0 - filters.iter().map(|filter| 1.0 - self.selectivity(node, filter)).product::<f64>()
+            }
+            Filter::Exists { node, negated: false } => self.truth[*node],
+            Filter::Exists { node, negated: true } => 1.0 - self.truth[*node],
+            Filter::Compare(comparison) => {
+                let equal = || self.equal(node, comparison.column);
+                match comparison.op {
+                    SimpleOperator::Eq => equal(),
+                    SimpleOperator::Is if comparison.literal == Literal::Value(Value::Null) => 0.2,
+                    SimpleOperator::Is => equal(),
+                    SimpleOperator::Ne => 1.0 - equal(),
+                    SimpleOperator::IsNot if comparison.literal == Literal::Value(Value::Null) => 0.8,
+                    SimpleOperator::IsNot => 1.0 - equal(),
+                    SimpleOperator::In => (list_len(&comparison.literal) * equal()).min(1.0),
+                    SimpleOperator::NotIn => (1.0 - list_len(&comparison.literal) * equal()).max(0.0),
+                    SimpleOperator::Like | SimpleOperator::ILike => PATTERN,
+                    SimpleOperator::NotLike | SimpleOperator::NotILike => 1.0 - PATTERN,
+                    SimpleOperator::Lt | SimpleOperator::Le | SimpleOperator::Gt | SimpleOperator::Ge => RANGE,
+                }
+            }
+        }
+    }
+
+    /// The share of rows that have one value of a column.
+    fn equal(&self, node: NodeId, column: usize) -> f64 {
+        let rows = self.table_rows(node);
+        let table = &self.node(node).table;
+        if table.unique_keys.iter().any(|key| key[..] == [column]) {
+            return 1.0 / rows;
+        }
+        match self.stats[node].fanout(&[column]) {
+            Some(fanout) => (fanout / rows).min(1.0),
+            None if table.columns[column].value_type == ValueType::Boolean => 0.5,
+            None => EQUAL,
+        }
+    }
+
+    /// How SQLite finds the rows that satisfy the comparisons of a filter and have one value in each of `keys`.
+    pub(crate) fn visit(&self, node: NodeId, filter: &Filter, keys: &[usize]) -> Visit {
+        let rows = self.table_rows(node);
+        let mut best = Visit { rows, each: STEP };
+        for index in &self.stats[node].indexes {
+            let (mut found, mut times) = (rows, 1.0);
+            for (depth, &column) in index.columns.iter().enumerate() {
+                if keys.contains(&column) {
+                    found = index.fanout[depth];
+                } else if let Some(values) = equalities(filter, column) {
+                    found = index.fanout[depth];
+                    times *= values;
+                } else {
+                    if ranged(filter, column) {
+                        found *= RANGE;
+                    }
+                    break;
+                }
+            }
+            let visit = Visit { rows: (found * times).min(rows), each: SEEK };
+            if visit.rows < rows && visit.cost() < best.cost() {
+                best = visit;
+            }
+        }
+        best
+    }
+
+    /// Whether an index gives the rows in the node's order (or in groups of equal leading columns),
+    /// given columns that are fixed by the filter or by `keys`.
+    pub(crate) fn ordered(&self, node: NodeId, filter: &Filter, keys: &[usize]) -> bool {
+        let fixed = |column: usize| keys.contains(&column) || equalities(filter, column) == Some(1.0);
+        let Some(&(first, _)) = self.node(node).order.iter().find(|(column, _)| !fixed(*column)) else { return true };
+        self.stats[node].indexes.iter().any(|index| {
+            let lead = index.columns.iter().find(|&&column| !fixed(column));
+            let usable = keys.is_empty() || index.columns.first().is_some_and(|&column| fixed(column));
+            lead == Some(&first) && usable
+        })
+    }
+
+    /// The share of parent rows that have a row in an EXISTS node.
+    fn exists_truth(&self, node: NodeId) -> f64 {
+        let Some(edge) = &self.node(node).edge else { return 1.0 };
+        let fanout = self.fanout(node, &edge.child_columns).max(1.0);
+        let child_keys = self.table_rows(node) / fanout;
+        let parent_keys = self.table_rows(edge.parent) / self.fanout(edge.parent, &edge.parent_columns).max(1.0);
+        let covered = (child_keys / parent_keys.max(1.0)).min(1.0);
+        covered * (1.0 - (1.0 - self.share[node]).powf(fanout))
+    }
+
+    /// The cost of deciding an EXISTS for one parent row inside SQLite.
+    fn exists_probe(&self, node: NodeId) -> f64 {
+        let Some(edge) = &self.node(node).edge else { return 0.0 };
+        let filter = &self.node(node).filter;
+        if !self.indexed(node, &edge.child_columns) {
+            return SUBQUERY + self.table_rows(node) * (STEP + self.share[node] * self.nested_probes(filter));
+        }
+        // It stops at the first row found.
+        let visit = self.visit(node, filter, &edge.child_columns);
+        let until = visit.rows.min(1.0 / self.share[node].max(1e-9)).max(1.0);
+        SUBQUERY + until * (visit.each + self.nested_probes(filter))
+    }
+
+    /// The cost of the EXISTS of a filter for one row.
+    pub(crate) fn nested_probes(&self, filter: &Filter) -> f64 {
+        match filter {
+            Filter::Const(_) | Filter::Compare(_) => 0.0,
+            Filter::And(filters) | Filter::Or(filters) => filters.iter().map(|f| self.nested_probes(f)).sum(),
+            Filter::Exists { node, .. } => self.probe[*node],
+        }
+    }
+}
+
+/// How many constants a filter demands of a column by equality; none if it does not.
+fn equalities(filter: &Filter, column: usize) -> Option<f64> {
+    match filter {
+        Filter::And(filters) => filters.iter().find_map(|filter| equalities(filter, column)),
+        Filter::Compare(comparison) if comparison.column == column => match comparison.op {
+            SimpleOperator::Eq | SimpleOperator::Is => Some(1.0),
+            SimpleOperator::In => Some(list_len(&comparison.literal)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a filter demands a range of a column.
+fn ranged(filter: &Filter, column: usize) -> bool {
+    match filter {
+        Filter::And(filters) => filters.iter().any(|filter| ranged(filter, column)),
+        Filter::Compare(comparison) => {
+            comparison.column == column
+                && matches!(
+                    comparison.op,
+                    SimpleOperator::Lt | SimpleOperator::Le | SimpleOperator::Gt | SimpleOperator::Ge
+                )
+        }
+        _ => false,
+    }
+}
+
+fn list_len(literal: &Literal) -> f64 {
+    match literal {
+        Literal::List(values) => values.len() as f64,
+        Literal::Value(_) => 1.0,
+    }
+}

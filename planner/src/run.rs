@@ -1,0 +1,60 @@
+//! What the operators of one plan share while it runs: the pinned version, a connection and the arena.
+//!
+//! Hydrations are called from blocking threads, so operators read SQLite in place, on the thread that
+//! polls them: no hand-over between threads for the queries that are most common. Only long scans whose
+//! rows may not all be wanted read ahead on a thread of their own (see [`crate::scan`]).
+//!
+//! The arena holds every row that was decoded whole, for as long as the plan runs.
+
+use std::sync::Arc;
+
+use engine::commit::StoredRow;
+use engine::query::Query;
+use engine::replica::{Reader, RowCodec, Snapshot};
+use parking_lot::Mutex;
+use rusqlite::CachedStatement;
+use zql_spec::schema::Table;
+
+use crate::error::Result;
+use crate::statement::Statement;
+
+/// One run of a plan.
+pub(crate) struct Run {
+    /// The query that is answered.
+    pub(crate) query: Arc<Query>,
+    /// The version that is read.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// The connection for reads in place. Held for a batch at a time and never while waiting.
+    pub(crate) reader: Mutex<Reader>,
+    /// Rows decoded whole.
+    pub(crate) arena: Mutex<Vec<Arc<StoredRow>>>,
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Run").field("version", &self.snapshot.version).finish_non_exhaustive()
+    }
+}
+
+impl Run {
+    /// A run at the pinned version.
+    pub(crate) fn new(query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<Arc<Run>> {
+        let reader = Mutex::new(snapshot.reader()?);
+        let (query, snapshot) = (Arc::clone(query), Arc::clone(snapshot));
+        Ok(Arc::new(Run { query, snapshot, reader, arena: Mutex::default() }))
+    }
+
+    /// The codec of a table's rows.
+    pub(crate) fn codec(&self, table: &Arc<Table>) -> RowCodec {
+        self.snapshot.codec(table)
+    }
+}
+
+/// Prepares a statement, with its constants bound.
+pub(crate) fn prepare<'r>(reader: &'r Reader, statement: &Statement) -> Result<CachedStatement<'r>> {
+    let mut prepared = reader.prepare_cached(&statement.sql.text)?;
+    for (position, value) in statement.sql.binds.iter().enumerate() {
+        prepared.raw_bind_parameter(statement.sql.lookup + position + 1, value)?;
+    }
+    Ok(prepared)
+}

@@ -1,0 +1,155 @@
+//! Reads a table with one SQLite statement.
+//!
+//! The statement has the node's filter, order, start and limit in it as far as the plan lets it. A short
+//! scan runs to its end when it is first polled. A long one whose rows may not all be wanted ([`Leaf::stream`])
+//! runs on its own thread, [`AHEAD`] batches ahead, and ends when the stream is dropped. So memory grows
+//! with the batches ahead, not with the table, but for rows that are wanted whole.
+//!
+//! [`Leaf::stream`]: crate::plan::Leaf::stream
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use arrow::array::RecordBatch;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::error::{Error, Result};
+use crate::operator::{common_plan_methods, properties};
+use crate::run::{Run, prepare};
+use crate::statement::{BATCH_ROWS, Batcher, Statement};
+
+/// Batches that a scan on its own thread may be ahead: one that is worked on and one that waits.
+const AHEAD: usize = 2;
+
+/// Reads a table.
+#[derive(Debug)]
+pub struct SqliteScanExec {
+    run: Arc<Run>,
+    statement: Arc<Statement>,
+    stream: bool,
+    properties: Arc<PlanProperties>,
+}
+
+impl SqliteScanExec {
+    pub(crate) fn new(run: Arc<Run>, statement: Arc<Statement>, stream: bool, order: Option<LexOrdering>) -> Self {
+        let properties = properties(&statement.schema, order);
+        SqliteScanExec { run, statement, stream, properties }
+    }
+
+    fn over(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+}
+
+impl DisplayAs for SqliteScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "SqliteScanExec: {}", self.statement.sql.text)
+    }
+}
+
+impl ExecutionPlan for SqliteScanExec {
+    common_plan_methods!();
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> datafusion::common::Result<SendableRecordBatchStream> {
+        let schema = Arc::clone(&self.statement.schema);
+        let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
+        if self.stream {
+            let batches = ReadAhead { run, statement, receiver: None };
+            let batches = stream::iter(batches).map(|batch| Ok(batch?));
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
+        }
+        let batches = stream::once(async move { read_all(&run, &statement) })
+            .map_ok(|batches| stream::iter(batches).map(Ok::<_, Error>))
+            .try_flatten()
+            .map_err(Into::into);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+}
+
+/// Runs the statement to its end.
+fn read_all(run: &Run, statement: &Statement) -> Result<Vec<RecordBatch>> {
+    let mut batches = Vec::new();
+    let reader = run.reader.lock();
+    let mut arena = run.arena.lock();
+    let codec = run.codec(&statement.table);
+    let mut prepared = prepare(&reader, statement)?;
+    let mut rows = prepared.raw_query();
+    let mut batcher = Batcher::new(statement, &codec);
+    while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+        batcher.push(row, &mut arena)?;
+        if batcher.len() == BATCH_ROWS {
+            batches.push(batcher.finish()?);
+        }
+    }
+    if batcher.len() > 0 {
+        batches.push(batcher.finish()?);
+    }
+    Ok(batches)
+}
+
+/// Batches of a scan that runs on its own thread from when the first one is asked for.
+struct ReadAhead {
+    run: Arc<Run>,
+    statement: Arc<Statement>,
+    receiver: Option<Receiver<Result<RecordBatch>>>,
+}
+
+impl Iterator for ReadAhead {
+    type Item = Result<RecordBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.receiver.is_none() {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
+            let read = move || {
+                if let Err(error) = read_ahead(&run, &statement, &sender) {
+                    // Nobody listens any more if this fails, and then nobody needs to know.
+                    let _ = sender.send(Err(error));
+                }
+            };
+            if let Err(error) = std::thread::Builder::new().name("scan".to_owned()).spawn(read) {
+                return Some(Err(Error::Replica(error.into())));
+            }
+            self.receiver = Some(receiver);
+        }
+        self.receiver.as_ref().and_then(|receiver| receiver.recv().ok())
+    }
+}
+
+fn read_ahead(run: &Run, statement: &Statement, sender: &SyncSender<Result<RecordBatch>>) -> Result<()> {
+    let reader = run.snapshot.reader()?;
+    let codec = run.codec(&statement.table);
+    let mut prepared = prepare(&reader, statement)?;
+    let mut rows = prepared.raw_query();
+    let mut batcher = Batcher::new(statement, &codec);
+    // The first batch is small, so that a plan that stops early stops soon.
+    let mut size = BATCH_ROWS / 16;
+    loop {
+        let row = rows.next().map_err(|error| reader.error(error))?;
+        if let Some(row) = row {
+            // Not held while waiting for the consumer, who may be adding rows of its own.
+            batcher.push(row, &mut run.arena.lock())?;
+            if batcher.len() < size {
+                continue;
+            }
+            size = BATCH_ROWS;
+            if sender.send(Ok(batcher.finish()?)).is_err() {
+                return Ok(());
+            }
+        } else {
+            if batcher.len() > 0 {
+                let _ = sender.send(Ok(batcher.finish()?));
+            }
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What SQLite knows about the sizes of tables and the spread of their indexes.
+//!
+//! Row counts and rows per distinct index prefix come from `sqlite_stat1`, which the replica's ANALYZE
+//! fills. A table that was never analysed is as large as its largest rowid, found in one descent, and its
+//! indexes are taken to be moderately selective. Numbers only steer the choice between plans with equal
+//! answers, so they may be a little old: [`StatsCache`] reads a table again after [`MAX_AGE`].
+//!
+//! It grows with the number of tables and their indexes, not with rows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension};
+use rustc_hash::FxHashMap;
+use zql_spec::schema::Table;
+
+/// How long statistics are used before they are read again. A bulk load changes sizes by orders of
+/// magnitude within seconds; reading costs about as much as a point query.
+const MAX_AGE: Duration = Duration::from_secs(5);
+
+/// Rows per value of an index prefix without statistics.
+const UNKNOWN_FANOUT: f64 = 10.0;
+
+/// Sizes of one table.
+#[derive(Clone, Debug)]
+pub(crate) struct TableStats {
+    /// How many rows there are.
+    pub(crate) rows: f64,
+    /// Indexes that a look-up by equality can use.
+    pub(crate) indexes: Vec<Index>,
+}
+
+/// One index.
+#[derive(Clone, Debug)]
+pub(crate) struct Index {
+    /// The leading indexed columns that are visible, as positions in the table.
+    pub(crate) columns: Vec<usize>,
+    /// Rows per distinct value of the first 1, 2, … columns.
+    pub(crate) fanout: Vec<f64>,
+}
+
+impl TableStats {
+    /// Rows per distinct value of these columns, if an index leads with exactly them.
+    pub(crate) fn fanout(&self, columns: &[usize]) -> Option<f64> {
+        self.indexes
+            .iter()
+            .filter(|index| index.columns.len() >= columns.len())
+            .filter(|index| index.columns[..columns.len()].iter().all(|column| columns.contains(column)))
+            .map(|index| index.fanout[columns.len() - 1])
+            .min_by(f64::total_cmp)
+    }
+}
+
+/// Statistics by table, read when first needed.
+#[derive(Debug, Default)]
+pub(crate) struct StatsCache {
+    tables: Mutex<FxHashMap<Arc<str>, Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    table: Arc<Table>,
+    read: Instant,
+    stats: Arc<TableStats>,
+}
+
+impl StatsCache {
+    /// The statistics of a table, not older than [`MAX_AGE`].
+    pub(crate) fn get(&self, connection: &Connection, table: &Arc<Table>) -> rusqlite::Result<Arc<TableStats>> {
+        if let Some(entry) = self.tables.lock().get(&table.name)
+            && entry.read.elapsed() < MAX_AGE
+            && (Arc::ptr_eq(&entry.table, table) || entry.table.columns == table.columns)
+        {
+            return Ok(Arc::clone(&entry.stats));
+        }
+        let stats = Arc::new(read(connection, table)?);
+        let entry = Entry { table: Arc::clone(table), read: Instant::now(), stats: Arc::clone(&stats) };
+        self.tables.lock().insert(Arc::clone(&table.name), entry);
+        Ok(stats)
+    }
+}
+
+/// Reads the statistics of a table.
+fn read(connection: &Connection, table: &Table) -> rusqlite::Result<TableStats> {
+    let analysed = read_stat1(connection, &table.name)?;
+    let rows = match analysed.iter().filter_map(|(_, numbers)| numbers.first()).copied().max_by(f64::total_cmp) {
+        Some(rows) => rows,
+        None => largest_rowid(connection, &table.name)?,
+    };
+    let mut indexes = Vec::new();
+    let mut list = connection.prepare_cached("SELECT name, \"unique\" FROM pragma_index_list(?1) WHERE partial = 0")?;
+    let names = list
+        .query_map([&*table.name], |row| Ok((row.get::<_, String>(0)?, row.get::<_, bool>(1)?)))?
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut info = connection.prepare_cached("SELECT name FROM pragma_index_info(?1) ORDER BY seqno")?;
+    for (name, unique) in names {
+        let column_names =
+            info.query_map([&name], |row| row.get::<_, Option<String>>(0))?.collect::<Result<Vec<_>, _>>()?;
+        let columns: Vec<usize> = column_names
+            .iter()
+            .map_while(|column| column.as_deref().and_then(|column| table.column_index(column)))
+            .collect();
+        if columns.is_empty() {
+            continue;
+        }
+        let numbers = analysed.iter().find(|(index, _)| *index == name).map(|(_, numbers)| &numbers[1..]);
+        let whole = unique && columns.len() == column_names.len();
+        let fanout = (0..columns.len())
+            .map(|depth| match numbers.and_then(|numbers| numbers.get(depth)) {
+                _ if whole && depth + 1 == columns.len() => 1.0,
+                Some(&rows_per_value) => rows_per_value,
+                None => UNKNOWN_FANOUT.min(rows.max(1.0)),
+            })
+            .collect();
+        indexes.push(Index { columns, fanout });
+    }
+    Ok(TableStats { rows, indexes })
+}
+
+/// The numbers of `sqlite_stat1` by index: row count, then rows per distinct prefix.
+fn read_stat1(connection: &Connection, table: &str) -> rusqlite::Result<Vec<(String, Vec<f64>)>> {
+    let exists = connection
+        .prepare_cached("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'")?
+        .query_row([], |_| Ok(()))
+        .optional()?;
+    if exists.is_none() {
+        return Ok(Vec::new());
+    }
+    connection
+        .prepare_cached("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = ?1")?
+        .query_map([table], |row| {
+            let index: Option<String> = row.get(0)?;
+            let stat: String = row.get(1)?;
+            let numbers: Vec<f64> = stat.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
+            Ok((index.unwrap_or_default(), numbers))
+        })?
+        .filter(|row| !matches!(row, Ok((_, numbers)) if numbers.is_empty()))
+        .collect()
+}
+
+fn largest_rowid(connection: &Connection, table: &str) -> rusqlite::Result<f64> {
+    let sql = format!("SELECT max(_rowid_) FROM \"{}\"", table.replace('"', "\"\""));
+    let rowid: Option<i64> = connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
+    Ok(rowid.unwrap_or(0) as f64)
+}

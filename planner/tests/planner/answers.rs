@@ -1,0 +1,158 @@
+//! Each construct against answers computed by hand, by the chosen plan and by others.
+
+use engine::hydration::Hydrate;
+use planner::Planner;
+use zql_spec::ast::{Ast, Bound, Condition, Direction, SimpleOperator};
+use zql_spec::value::Value;
+
+use crate::tracker::*;
+
+/// The first columns of the rows of each node, sorted.
+fn answer(planner: &Planner, ast: &Ast, snapshot: &std::sync::Arc<engine::replica::Snapshot>) -> Vec<Vec<String>> {
+    let query = resolve(ast, snapshot);
+    let hydration = planner.hydrate(&query, snapshot).unwrap();
+    assert_eq!(hydration.version, snapshot.version);
+    let first = |value: &Value| match value {
+        Value::String(text) => text.to_string(),
+        other => format!("{other:?}"),
+    };
+    let nodes = hydration.nodes.iter().map(|rows| {
+        let mut names: Vec<String> = rows.iter().map(|row| first(&row.values[0])).collect();
+        names.sort();
+        names
+    });
+    nodes.collect()
+}
+
+#[test]
+fn constructs() {
+    use SimpleOperator::{Eq, Ge, Lt};
+    let directory = tempfile::tempdir().unwrap();
+    // Issues i0 … i19, owners u0 … u3, issues 9 and 19 without; issue 7 is rare; 30 comments.
+    let snapshot = tracker(&directory.path().join("replica.db"), 4, 20);
+    let label =
+        |name: &str| from("issue_label").filter(exists("label", "id", from("label").filter(equal("name", name))));
+    let or = |conditions: Vec<Condition>| Condition::Or(conditions);
+    let i = |numbers: &[i64]| {
+        let mut names: Vec<String> = numbers.iter().map(|number| format!("i{number}")).collect();
+        names.sort();
+        names
+    };
+    let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut cursor = from("issue").order("priority", Direction::Desc).limit(3);
+    cursor.start = Some(Bound {
+        row: vec![("priority".into(), Value::Number(4.0)), ("id".into(), Value::string("i14"))],
+        exclusive: true,
+    });
+    let cases: Vec<(&str, Ast, Vec<Vec<String>>)> = vec![
+        ("point", from("issue").filter(equal("id", "i3")), vec![i(&[3])]),
+        (
+            "nothing",
+            from("issue").filter(equal("id", "x")).related("c", "id", "issue", from("comment")),
+            vec![vec![], vec![]],
+        ),
+        ("first", from("issue").order("modified", Direction::Asc).limit(2), vec![i(&[18, 19])]),
+        ("no rows wanted", from("issue").limit(0), vec![vec![]]),
+        ("cursor", cursor, vec![i(&[19, 4, 9])]),
+        (
+            "related",
+            from("issue").filter(number("modified", Ge, 18.0)).related("owner", "owner", "id", from("user")),
+            vec![i(&[0, 1, 2]), strings(&["u0", "u1", "u2"])],
+        ),
+        (
+            "first related",
+            from("issue").filter(or(vec![equal("id", "i3"), equal("id", "i9")])).related(
+                "comments",
+                "id",
+                "issue",
+                from("comment").order("created", Direction::Desc).limit(1),
+            ),
+            // Comments are numbered through: issues 1, 2, 3 have 1, 2, 3; issue 9 has the 13th.
+            vec![i(&[3, 9]), strings(&["c13", "c6"])],
+        ),
+        (
+            "null belongs to nothing",
+            from("issue").filter(equal("id", "i9")).related("o", "owner", "id", from("user")),
+            vec![i(&[9]), vec![]],
+        ),
+        (
+            "exists through a junction",
+            from("issue").filter(exists("id", "issue", label("rare"))),
+            vec![i(&[7]), i(&[7]), strings(&["rare"])],
+        ),
+        (
+            "not exists holds for null",
+            from("issue")
+                .filter(not_exists("owner", "id", from("user").filter(equal("id", "u1"))))
+                .filter(number("modified", Lt, 12.0)),
+            vec![i(&[9, 10, 11, 12, 14, 15, 16, 18, 19]), vec![]],
+        ),
+        (
+            "witnesses of a disjunction",
+            from("issue").filter(or(vec![
+                equal("id", "i4"),
+                exists("id", "issue", label("rare")),
+                not_exists("id", "issue", from("comment")),
+            ])),
+            vec![i(&[0, 4, 7, 8, 12, 16]), i(&[7]), strings(&["rare"]), strings(&["c10", "c11", "c12"])],
+        ),
+        (
+            "and within or",
+            from("issue").filter(or(vec![
+                Condition::And(vec![
+                    number("priority", Eq, 2.0),
+                    exists("owner", "id", from("user").filter(equal("name", "User 3"))),
+                ]),
+                equal("id", "i0"),
+            ])),
+            vec![i(&[0, 7]), strings(&["u3"])],
+        ),
+        (
+            "exists without rows",
+            from("issue").filter(exists("id", "issue", from("comment").limit(0))),
+            vec![vec![], vec![]],
+        ),
+        (
+            "types that differ never meet",
+            from("issue").filter(not_exists("priority", "id", from("user"))).limit(1),
+            vec![i(&[0]), vec![]],
+        ),
+        (
+            "pairs of columns",
+            from("issue_label").filter(equal("issue", "i7")).filter(exists(
+                "issue,label",
+                "issue,label",
+                from("issue_label").filter(equal("label", "rare")),
+            )),
+            vec![i(&[7]), i(&[7])],
+        ),
+        (
+            "limit after exists",
+            from("issue")
+                .order("modified", Direction::Asc)
+                .filter(exists("owner", "id", from("user").filter(equal("name", "User 3"))))
+                .limit(2),
+            vec![i(&[15, 11]), strings(&["u3"])],
+        ),
+    ];
+    for (name, ast, expected) in cases {
+        assert_eq!(answer(&Planner::new(), &ast, &snapshot), expected, "{name}");
+        for dice in 0..16 {
+            let planner = Planner::careless(dice);
+            let plan = || planner.explain(&resolve(&ast, &snapshot), &snapshot).unwrap();
+            assert_eq!(answer(&planner, &ast, &snapshot), expected, "{name}, dice {dice}:\n{}", plan());
+        }
+    }
+}
+
+#[test]
+fn witnesses_are_few() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = tracker(&directory.path().join("replica.db"), 2, 100);
+    // Each user owns more than three issues.
+    let ast = from("user").filter(exists("id", "owner", from("issue")));
+    for planner in (0..8).map(Planner::careless).chain([Planner::new()]) {
+        let counts: Vec<usize> = answer(&planner, &ast, &snapshot).iter().map(Vec::len).collect();
+        assert_eq!(counts, [2, 6]);
+    }
+}

@@ -1,0 +1,7 @@
+//! The planner over real replicas: hand-computed answers, the plans it chooses, and generated worlds.
+
+mod answers;
+mod choices;
+mod tables;
+mod tracker;
+mod worlds;
