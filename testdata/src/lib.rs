@@ -1,5 +1,6 @@
 //! What tests, benchmarks and the demo share: a private Postgres, data sets and their generators, shrunk regressions.
 
 pub mod postgres;
+pub mod process;
 pub mod tracker;
 pub mod world;

@@ -1,0 +1,211 @@
+//! Child processes that never outlive us, and what a tree of processes uses.
+//!
+//! Must not know what the processes are. As with the private Postgres, a small shell between us and the program waits on a
+//! pipe that closes when this process ends in whatever way, and then stops the program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+/// Clock ticks a second in /proc/*/stat: 100 on every Linux that Rust's standard library runs on (`USER_HZ`).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// How often a condition outside this process is looked at again.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A program that is stopped (SIGTERM) when this value is dropped or this process ends.
+#[derive(Debug)]
+pub struct Guarded {
+    shell: Child,
+    lifeline: Option<ChildStdin>,
+}
+
+impl Guarded {
+    /// Starts a program. Its output is appended to the file; it has no standard input.
+    ///
+    /// # Errors
+    /// When the shell or the file cannot be opened. That the program itself is missing shows in the file.
+    pub fn start(
+        program: impl AsRef<std::ffi::OsStr>,
+        args: &[&str],
+        environment: &[(&str, String)],
+        output: &Path,
+    ) -> Result<Guarded> {
+        let file = fs::OpenOptions::new().create(true).append(true).open(output)?;
+        let script =
+            "exec 3<&0; \"$@\" </dev/null 3<&- & child=$!; read -r _ <&3; kill -TERM $child 2>/dev/null; wait $child";
+        let mut shell = Command::new("sh")
+            .args(["-c", script, "guarded"])
+            .arg(program.as_ref())
+            .args(args)
+            .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            // A Ctrl-C in the terminal is for us.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", program.as_ref().display()))?;
+        let lifeline = shell.stdin.take();
+        Ok(Guarded { shell, lifeline })
+    }
+
+    /// The program and everything that it started, and nothing when it has ended.
+    pub fn tree(&self) -> Vec<u32> {
+        let mut tree = descendants(self.shell.id());
+        tree.retain(|pid| *pid != self.shell.id());
+        tree
+    }
+
+    /// Kills the program and everything that it started without warning, and waits until all are gone.
+    ///
+    /// # Errors
+    /// When `kill` cannot be run.
+    pub fn kill(mut self) -> Result<()> {
+        let tree = self.tree();
+        let pids: Vec<String> = tree.iter().map(u32::to_string).collect();
+        Command::new("sh").args(["-c", "kill -KILL \"$@\"", "kill"]).args(&pids).stderr(Stdio::null()).status()?;
+        self.end();
+        while tree.iter().any(|pid| running(*pid)) {
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        drop(self.lifeline.take());
+        let _ = self.shell.wait();
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether the process exists and has not ended (a zombie has).
+fn running(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z"))
+}
+
+/// Fields of /proc/PID/stat from the state on; the program's name before them may hold blanks.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = text.rsplit_once(')')?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A process and all its descendants.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if let Some(parent) = stat(pid).and_then(|fields| fields.get(1)?.parse().ok()) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut tree = vec![root];
+    let mut next = 0;
+    while let Some(pid) = tree.get(next) {
+        tree.extend(children.remove(pid).unwrap_or_default());
+        next += 1;
+    }
+    tree
+}
+
+/// What processes use.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Usage {
+    /// Memory in bytes, shared pages divided among those who share them (PSS).
+    pub memory: u64,
+    /// CPU time since each process began, in seconds, user and system.
+    pub cpu: f64,
+}
+
+/// What these processes use together. One that ended counts nothing.
+pub fn usage(pids: &[u32]) -> Usage {
+    let mut sum = Usage::default();
+    for pid in pids {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or("0");
+        sum.memory += pss.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap_or(0) * 1024;
+        let ticks = |at: usize| stat(*pid).and_then(|fields| fields.get(at)?.parse::<f64>().ok()).unwrap_or(0.0);
+        // utime and stime, fields 14 and 15 of the file, counted from the state (3).
+        sum.cpu += (ticks(11) + ticks(12)) / TICKS_PER_SECOND;
+    }
+    sum
+}
+
+/// A port on 127.0.0.1 that is free together with the `following` next ones.
+///
+/// # Errors
+/// When none is found.
+pub fn free_port(following: u16) -> Result<u16> {
+    let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port));
+    for _ in 0..1000 {
+        let first = bind(0)?;
+        let port = first.local_addr()?.port();
+        let rest: Option<Vec<_>> = (1..=following).map(|n| bind(port.checked_add(n)?).ok()).collect();
+        if rest.is_some() {
+            return Ok(port);
+        }
+    }
+    Err(anyhow!("no {} free ports in a row", following + 1))
+}
+
+/// Waits until a server answers `GET path` on 127.0.0.1 with 200.
+///
+/// # Errors
+/// When it does not within the limit or `alive` says that it has ended.
+pub fn wait_for_http(port: u16, path: &str, limit: Duration, alive: impl Fn() -> bool) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        if http_ok(port, path).unwrap_or(false) {
+            return Ok(());
+        }
+        if !alive() {
+            bail!("the server on port {port} ended before it was ready");
+        }
+        if start.elapsed() > limit {
+            bail!("no server on port {port} after {limit:?}");
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+fn http_ok(port: u16, path: &str) -> Result<bool> {
+    use std::io::{Read, Write};
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer)?;
+    Ok(answer.ends_with(b" 200"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_seen_and_killed_with_what_it_started() {
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let script = "sh -c 'echo up; exec sleep 1000' & wait";
+        let guarded = Guarded::start("sh", &["-c", script], &[], output.path()).unwrap();
+        while !fs::read_to_string(output.path()).unwrap().contains("up") {
+            std::thread::yield_now();
+        }
+        let tree = guarded.tree();
+        assert!(tree.len() >= 2, "{tree:?}");
+        assert!(usage(&tree).memory > 0);
+        guarded.kill().unwrap();
+        assert!(!tree.iter().any(|pid| running(*pid)));
+    }
+}
