@@ -35,6 +35,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         ],
         &[],
     ),
+    ("bench-wire", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
     ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "cvr", "protocol-client", "testdata"], &[]),
 ];
 

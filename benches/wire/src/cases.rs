@@ -1,0 +1,143 @@
+//! The queries that are measured, over the issue tracker of `testdata::tracker`.
+
+use serde_json::{Value, json};
+
+/// One query.
+#[derive(Debug)]
+pub(crate) struct Case {
+    /// Short name, for choosing it.
+    pub name: &'static str,
+    /// What it asks for.
+    pub title: &'static str,
+    /// How many times faster than the reference it has to be.
+    pub target: f64,
+    /// How often it is measured a round: slow ones less.
+    pub repeats: u32,
+    /// Its AST.
+    pub ast: fn() -> Value,
+}
+
+/// What the client declares: the columns that the real client of `testdata/node/model.js` does.
+pub(crate) const SCHEMA: &str = r#"{"tables":{
+"comment":{"columns":{"body":{"type":"string"},"created":{"type":"number"},"creator_id":{"type":"string"},"id":{"type":"string"},"issue_id":{"type":"string"}},"primaryKey":["id"]},
+"issue":{"columns":{"assignee_id":{"type":"string"},"created":{"type":"number"},"creator_id":{"type":"string"},"description":{"type":"string"},"id":{"type":"string"},"modified":{"type":"number"},"open":{"type":"boolean"},"priority":{"type":"number"},"title":{"type":"string"}},"primaryKey":["id"]},
+"issue_label":{"columns":{"issue_id":{"type":"string"},"label_id":{"type":"string"}},"primaryKey":["issue_id","label_id"]},
+"label":{"columns":{"id":{"type":"string"},"name":{"type":"string"}},"primaryKey":["id"]},
+"user":{"columns":{"email":{"type":"string"},"id":{"type":"string"},"name":{"type":"string"}},"primaryKey":["id"]}}}"#;
+
+pub(crate) const CASES: &[Case] = &[
+    Case { name: "list", title: "list of 50 with two relations", target: 3.0, repeats: 10, ast: list },
+    Case { name: "key", title: "one issue by primary key", target: 2.0, repeats: 10, ast: by_key },
+    Case { name: "exists", title: "1 000 of 100 000 by EXISTS over a junction", target: 20.0, repeats: 3, ast: exists },
+    Case { name: "or", title: "OR of two columns and an EXISTS", target: 40.0, repeats: 3, ast: or },
+    Case { name: "large", title: "10 000 issues with everything, 51 000 rows", target: 6.0, repeats: 2, ast: large },
+];
+
+/// The AST with a condition that holds for every row and is different for every `number`: the servers cannot answer one
+/// client's query from another's.
+pub(crate) fn distinct(ast: &Value, number: u32) -> Value {
+    let always = simple("priority", ">", json!(-1 - i64::from(number)));
+    let mut ast = ast.clone();
+    ast["where"] = match ast["where"].take() {
+        Value::Null => always,
+        condition => json!({"type": "and", "conditions": [condition, always]}),
+    };
+    ast
+}
+
+/// A list as an application's first page shows it.
+pub(crate) fn list() -> Value {
+    json!({
+        "table": "issue",
+        "orderBy": [["modified", "desc"], ["id", "asc"]],
+        "limit": 50,
+        "related": [creator(), labels()],
+    })
+}
+
+fn by_key() -> Value {
+    json!({"table": "issue", "where": simple("id", "=", json!("i4242")), "orderBy": [["id", "asc"]], "limit": 1})
+}
+
+fn exists() -> Value {
+    json!({"table": "issue", "where": labelled("rare"), "orderBy": [["modified", "desc"], ["id", "asc"]]})
+}
+
+fn or() -> Value {
+    json!({
+        "table": "issue",
+        "where": {"type": "or", "conditions": [
+            simple("creator_id", "=", json!("u7")),
+            simple("assignee_id", "=", json!("u7")),
+            labelled("rare"),
+        ]},
+        "orderBy": [["modified", "desc"], ["id", "asc"]],
+    })
+}
+
+fn large() -> Value {
+    let mut comments = related("comments", "id", "issue_id", "comment");
+    comments["subquery"]["orderBy"] = json!([["created", "desc"], ["id", "asc"]]);
+    comments["subquery"]["limit"] = json!(10);
+    let mut assignee = related("assignee", "assignee_id", "id", "user");
+    assignee["subquery"]["limit"] = json!(1);
+    json!({
+        "table": "issue",
+        "orderBy": [["modified", "desc"], ["id", "asc"]],
+        "limit": 10_000,
+        "related": [creator(), assignee, labels(), comments],
+    })
+}
+
+fn simple(column: &str, op: &str, value: Value) -> Value {
+    json!({
+        "type": "simple",
+        "left": {"type": "column", "name": column},
+        "op": op,
+        "right": {"type": "literal", "value": value},
+    })
+}
+
+fn related(alias: &str, parent: &str, child: &str, table: &str) -> Value {
+    json!({
+        "correlation": {"parentField": [parent], "childField": [child]},
+        "subquery": {"table": table, "alias": alias, "orderBy": [["id", "asc"]]},
+        "system": "client",
+    })
+}
+
+fn creator() -> Value {
+    let mut creator = related("creator", "creator_id", "id", "user");
+    creator["subquery"]["limit"] = json!(1);
+    creator
+}
+
+/// Labels over the junction, as the query builder writes a relationship of two hops.
+fn labels() -> Value {
+    let mut junction = related("labels", "id", "issue_id", "issue_label");
+    junction["hidden"] = json!(true);
+    junction["subquery"]["orderBy"] = json!([["issue_id", "asc"], ["label_id", "asc"]]);
+    junction["subquery"]["related"] = json!([related("labels", "label_id", "id", "label")]);
+    junction
+}
+
+fn labelled(name: &str) -> Value {
+    let label = json!({
+        "type": "correlatedSubquery",
+        "op": "EXISTS",
+        "related": {
+            "correlation": {"parentField": ["label_id"], "childField": ["id"]},
+            "subquery": {"table": "label", "alias": "zsubq_zhidden_labels", "where": simple("name", "=", json!(name))},
+            "system": "client",
+        },
+    });
+    json!({
+        "type": "correlatedSubquery",
+        "op": "EXISTS",
+        "related": {
+            "correlation": {"parentField": ["id"], "childField": ["issue_id"]},
+            "subquery": {"table": "issue_label", "alias": "zsubq_labels", "where": label},
+            "system": "client",
+        },
+    })
+}

@@ -1,0 +1,129 @@
+//! What came out: as a table for people and as JSON for comparing runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use serde_json::json;
+
+use crate::cases::Case;
+use crate::fanout::{Load, Outcome};
+use crate::hydrate::Sample;
+use crate::servers::Kind;
+
+/// How many times better than the reference the fan-out has to be.
+const LATENCY_TARGET: f64 = 10.0;
+const MEMORY_TARGET: f64 = 6.0;
+const CPU_TARGET: f64 = 5.0;
+
+/// Measurements of one query on one server.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub(crate) struct Samples {
+    pub milliseconds: Vec<f64>,
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+impl Samples {
+    pub(crate) fn add(&mut self, sample: Sample) {
+        self.milliseconds.push(sample.milliseconds);
+        self.rows = sample.rows;
+        self.bytes = sample.bytes;
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        let mut sorted = self.milliseconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub start_seconds: BTreeMap<Kind, f64>,
+    pub hydration: Vec<(&'static Case, BTreeMap<Kind, Samples>)>,
+    pub load: Option<Load>,
+    pub fan_out: BTreeMap<Kind, Outcome>,
+}
+
+impl Report {
+    pub(crate) fn new() -> Report {
+        Report::default()
+    }
+
+    /// Writes the run as JSON.
+    pub(crate) fn write(&self, output: Option<PathBuf>) -> Result<PathBuf> {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let path = output.unwrap_or_else(|| {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../results").join(format!("wire-{seconds}.json"))
+        });
+        let cases: Vec<_> = self
+            .hydration
+            .iter()
+            .map(|(case, samples)| json!({"case": case.name, "target": case.target, "servers": samples}))
+            .collect();
+        let run = json!({
+            "unix_seconds": seconds,
+            "cores": std::thread::available_parallelism().map(usize::from).unwrap_or(1),
+            "start_seconds": self.start_seconds,
+            "hydration": cases,
+            "load": self.load,
+            "fan_out": self.fan_out,
+        });
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::write(&path, serde_json::to_string_pretty(&run)? + "\n")?;
+        Ok(path)
+    }
+
+    fn rows(&self) -> Vec<(String, [Option<f64>; 2], f64)> {
+        let mut rows = Vec::new();
+        for (case, samples) in &self.hydration {
+            let of = |kind| samples.get(&kind).map(Samples::median);
+            rows.push((format!("{}, ms", case.title), [of(Kind::ZeroCache), of(Kind::Zql)], case.target));
+        }
+        if let Some(load) = &self.load {
+            let of =
+                |what: fn(&Outcome) -> f64| [Kind::ZeroCache, Kind::Zql].map(|kind| self.fan_out.get(&kind).map(what));
+            let name = format!("{} groups, {} commits/s:", load.groups, load.commits_per_second);
+            rows.push((format!("{name} commit to client p50, ms"), of(|o| o.p50_ms), LATENCY_TARGET));
+            rows.push((format!("{name} commit to client p99, ms"), of(|o| o.p99_ms), LATENCY_TARGET));
+            rows.push((format!("{name} memory, MB"), of(|o| o.memory_mb), MEMORY_TARGET));
+            rows.push((format!("{name} CPU of the server, s"), of(|o| o.cpu_seconds), CPU_TARGET));
+            rows.push((format!("{name} CPU of Postgres, s"), of(|o| o.postgres_cpu_seconds), 1.0));
+        }
+        rows
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut table = Table::new();
+        table.load_preset(UTF8_FULL_CONDENSED);
+        table.set_header(["", "zero-cache", "zql", "ratio", "wanted", ""]);
+        for (name, [reference, ours], target) in self.rows() {
+            let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.1}"));
+            let ratio = reference.zip(ours).map(|(reference, ours)| reference / ours);
+            let verdict = ratio.map_or("", |ratio| if ratio >= target { "met" } else { "missed" });
+            table.add_row([
+                name,
+                number(reference),
+                number(ours),
+                ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.1}×")),
+                format!("{target}×"),
+                verdict.to_owned(),
+            ]);
+        }
+        for column in 1..5 {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        write!(f, "{table}")
+    }
+}
