@@ -56,6 +56,12 @@ impl Guarded {
         Ok(Guarded { shell, lifeline })
     }
 
+    /// Whether the program has not ended.
+    pub fn is_running(&self) -> bool {
+        // The shell ends with the program; until we wait for it, it is a zombie.
+        running(self.shell.id())
+    }
+
     /// The program and everything that it started, and nothing when it has ended.
     pub fn tree(&self) -> Vec<u32> {
         let mut tree = descendants(self.shell.id());

@@ -31,10 +31,12 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
             "views",
             "sync",
             "protocol-client",
+            "terminal",
             "testdata",
         ],
         &[],
     ),
+    ("terminal", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
     ("bench-wire", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
     ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "cvr", "protocol-client", "testdata"], &[]),
 ];

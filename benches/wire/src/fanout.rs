@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
 use testdata::process::Usage;
+use testdata::sync_server::SyncServer;
 
 use crate::cases;
 use crate::hydrate::{Held, hydrate};
-use crate::servers::Running;
 
 /// Size of the load.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -49,7 +49,7 @@ struct Commit {
 }
 
 pub(crate) async fn fan_out(
-    server: &Running,
+    server: &SyncServer,
     database: &str,
     load: Load,
     postgres_usage: impl Fn() -> Usage,
@@ -62,7 +62,7 @@ pub(crate) async fn fan_out(
     let begun = Instant::now();
     let mut held = Vec::new();
     for _ in 0..load.groups {
-        held.push(hydrate(&server.url, &cases::list()).await?);
+        held.push(hydrate(&server.url(), &cases::list()).await?);
     }
     let connect_seconds = begun.elapsed().as_secs_f64();
 

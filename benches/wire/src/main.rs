@@ -13,6 +13,7 @@ mod servers;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -86,7 +87,7 @@ async fn main() -> Result<()> {
             let postgres_usage = || -> Usage { usage(&descendants(postmaster)) };
             let outcome = fan_out(&server, &database, load, postgres_usage)
                 .await
-                .with_context(|| format!("fan-out of {}: {}", kind.name(), setup.log_tail(*kind)))?;
+                .with_context(|| format!("fan-out of {}: {}", kind.name(), server.log_tail()))?;
             report.fan_out.insert(*kind, outcome);
         }
     }
@@ -102,10 +103,12 @@ async fn hydrations(arguments: &Arguments, setup: &Setup, cases: &[&'static Case
     }
     let mut running = Vec::new();
     for kind in &arguments.servers {
+        let begun = Instant::now();
         let server = setup.start(*kind)?;
-        eprintln!("{} is ready after {:.1} s", kind.name(), server.start_seconds);
-        report.start_seconds.insert(*kind, server.start_seconds);
-        running.push(server);
+        let seconds = begun.elapsed().as_secs_f64();
+        eprintln!("{} is ready after {seconds:.1} s", kind.name());
+        report.start_seconds.insert(*kind, seconds);
+        running.push((*kind, server));
     }
     let mut number = 0;
     for case in cases {
@@ -114,14 +117,14 @@ async fn hydrations(arguments: &Arguments, setup: &Setup, cases: &[&'static Case
         for round in 0..=arguments.rounds {
             // The first round warms caches and compilers and is not counted.
             let repeats = if round == 0 { 1 } else { case.repeats };
-            for server in &running {
+            for (kind, server) in &running {
                 for _ in 0..repeats {
                     number += 1;
-                    let held = hydrate(&server.url, &distinct(&ast, number)).await.with_context(|| {
-                        format!("{} of {}: {}", case.name, server.kind.name(), setup.log_tail(server.kind))
-                    })?;
+                    let held = hydrate(&server.url(), &distinct(&ast, number))
+                        .await
+                        .with_context(|| format!("{} of {}: {}", case.name, kind.name(), server.log_tail()))?;
                     if round > 0 {
-                        samples.entry(server.kind).or_default().add(held.sample);
+                        samples.entry(*kind).or_default().add(held.sample);
                     }
                 }
             }

@@ -63,20 +63,26 @@ impl Keys {
         )
     }
 
-    /// The key of a row as text that is equal for equal keys. Without a known key: the column `id`, else all columns
-    /// that end in `id`, else the whole row.
+    /// The key's columns. Without a known key: the column `id`, else all columns that end in `id`, else all.
+    fn columns<'a>(&'a self, table: &str, row: &'a JsonRow) -> Vec<&'a str> {
+        match self.0.get(table) {
+            Some(columns) => columns.iter().map(String::as_str).collect(),
+            None if row.contains_key("id") => vec!["id"],
+            None => {
+                let ids = row.keys().filter(|name| name.to_lowercase().ends_with("id"));
+                let ids: Vec<&str> = ids.map(String::as_str).collect();
+                if ids.is_empty() { row.keys().map(String::as_str).collect() } else { ids }
+            }
+        }
+    }
+
+    /// The key of a row as text that is equal for equal keys.
     ///
     /// # Errors
     /// When a key column is missing or not a string, number or boolean: the real client gives up there.
     fn of(&self, table: &str, row: &JsonRow) -> Result<String, Error> {
-        let values: Vec<&Value> = match self.0.get(table) {
-            Some(columns) => columns.iter().map(|column| row.get(column).unwrap_or(&Value::Null)).collect(),
-            None if row.contains_key("id") => vec![&row["id"]],
-            None => {
-                let ids: Vec<_> = row.iter().filter(|(name, _)| name.to_lowercase().ends_with("id")).collect();
-                if ids.is_empty() { row.values().collect() } else { ids.into_iter().map(|(_, value)| value).collect() }
-            }
-        };
+        let values: Vec<&Value> =
+            self.columns(table, row).into_iter().map(|column| row.get(column).unwrap_or(&Value::Null)).collect();
         if self.0.contains_key(table) && values.iter().any(|value| value.is_null() || value.is_object()) {
             return Err(Error::Protocol(format!("a row of {table} without its key: {row:?}")));
         }
@@ -112,6 +118,11 @@ impl State {
     /// The rows of a table, in the order of their keys' text.
     pub fn table(&self, name: &str) -> impl Iterator<Item = &JsonRow> {
         self.rows.get(name).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The columns that identify a row of a table: from the client schema, or guessed from the row.
+    pub fn key_columns<'a>(&'a self, table: &str, row: &'a JsonRow) -> Vec<&'a str> {
+        self.keys.columns(table, row)
     }
 
     /// The number of rows of all tables.

@@ -1,0 +1,41 @@
+//! Tests of the whole binary, from outside: real Postgres, real clients.
+
+mod demo;
+mod node;
+mod protocol;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use testdata::postgres;
+use testdata::sync_server::{Program, SyncServer};
+use testdata::tracker::Sizes;
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_zql"))
+}
+
+/// A server on a small issue tracker of its own.
+#[derive(Debug)]
+struct Tracker {
+    server: SyncServer,
+    database: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Tracker {
+    /// Starts it; named queries are asked for at `query_url`.
+    fn start(query_url: &str) -> Tracker {
+        let postgres = postgres::shared();
+        let database = postgres.database().expect("a database");
+        Sizes::SMALL.load(postgres, &database).expect("the tracker's rows");
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = Program::Zql(PathBuf::from(binary()));
+        let server = SyncServer::start(program, &database, query_url, folder.path()).expect("the server");
+        Tracker { server, database, _folder: folder }
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        postgres::shared().psql(&self.database, sql).expect(sql)
+    }
+}

@@ -1,0 +1,126 @@
+//! The real clients: runs the scenarios of testdata/node with the unmodified npm package against a server.
+//!
+//! `make node` installs the packages that the lock file pins, Node itself among them.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
+
+use crate::sync_server::SyncServer;
+
+/// The folder with the lock file.
+///
+/// # Errors
+/// When the packages are not installed.
+pub fn folder() -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("node");
+    if !folder.join("node_modules/.bin/node").exists() {
+        bail!("{} has no packages: run `make node`", folder.display());
+    }
+    Ok(folder)
+}
+
+/// Node 22, which the lock file pins like any package.
+///
+/// # Errors
+/// When the packages are not installed.
+pub fn binary() -> Result<PathBuf> {
+    Ok(folder()?.join("node_modules/.bin/node"))
+}
+
+/// The application's API server of the scenarios. It ends when this is dropped or the process ends.
+#[derive(Debug)]
+pub struct Api {
+    /// Where named queries are asked for.
+    pub url: String,
+    child: Child,
+}
+
+impl Api {
+    /// Starts it on a port of its own.
+    ///
+    /// # Errors
+    /// When Node or the packages are missing.
+    pub fn start() -> Result<Api> {
+        let mut child =
+            script("api.js").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start api.js")?;
+        let mut output = lines(&mut child)?;
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let ready: Value = serde_json::from_str(&line).with_context(|| format!("api.js says {line:?}"))?;
+        let url = ready["url"].as_str().context("the URL of api.js")?.to_owned();
+        Ok(Api { url, child })
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        // It runs until its input ends.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs all scenarios with a client package (`@rocicorp/zero` or `zero-1.4`) against a server on the small issue tracker.
+/// A scenario may ask to kill the server and to start it again. Prints a line per scenario.
+///
+/// # Errors
+/// Naming every scenario that failed, with what it expected.
+pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Result<()> {
+    let mut child = script("scenarios.js")
+        .arg(package)
+        .env("SERVER_URL", server.url())
+        .env("DATABASE_URL", database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start scenarios.js")?;
+    let mut answers = child.stdin.take().ok_or_else(|| anyhow!("no pipe to scenarios.js"))?;
+    let mut failures = Vec::new();
+    let mut passed = 0;
+    for line in lines(&mut child)?.lines() {
+        let line = line?;
+        let Ok(event) = serde_json::from_str::<Value>(&line) else {
+            println!("{line}");
+            continue;
+        };
+        match (event["ask"].as_str(), event["error"].as_str()) {
+            (Some(what), _) => {
+                match what {
+                    "kill server" => server.kill()?,
+                    "start server" => drop(server.restart()?),
+                    _ => bail!("scenarios.js asks for {what:?}"),
+                }
+                writeln!(answers, "{what}")?;
+            }
+            (None, Some(error)) => failures.push(format!("{}: {error}", event["scenario"])),
+            (None, None) => {
+                passed += 1;
+                println!("{package}: {} ({} ms)", event["scenario"].as_str().unwrap_or_default(), event["ms"]);
+            }
+        }
+    }
+    let status = child.wait()?;
+    if !failures.is_empty() {
+        bail!("{}\n\nlog of the server:\n{}", failures.join("\n\n"), server.log_tail());
+    }
+    if !status.success() || passed == 0 {
+        bail!("scenarios.js ended with {status} after {passed} scenarios");
+    }
+    Ok(())
+}
+
+fn script(name: &str) -> Command {
+    // A missing folder shows when Node is started.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("node");
+    let mut command = Command::new(folder.join("node_modules/.bin/node"));
+    command.arg(folder.join(name)).current_dir(folder);
+    command
+}
+
+fn lines(child: &mut Child) -> Result<BufReader<ChildStdout>> {
+    Ok(BufReader::new(child.stdout.take().ok_or_else(|| anyhow!("no pipe from Node"))?))
+}
