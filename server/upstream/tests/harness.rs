@@ -68,17 +68,22 @@ impl World {
         follow(self.start().await)
     }
 
-    /// The replica that a fresh copy of the database makes, of another app so that the two do not meet.
-    pub(crate) async fn fresh_dump(&self) -> Dump {
+    /// A fresh copy of the database, of another app so that the two do not meet.
+    pub(crate) async fn fresh(&self) -> (Arc<engine::replica::Replica>, Dump) {
         let mut config = self.config.clone();
         config.app_id = "fresh".to_owned();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("fresh.db");
         let upstream = start(config, &path, Arc::new(|_| {})).await.unwrap();
-        drop(upstream);
+        let replica = Arc::clone(upstream.replica());
         let dump = dump(&path);
         self.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'fresh%' AND database = current_database()");
-        dump
+        (replica, dump)
+    }
+
+    /// The rows of a fresh copy.
+    pub(crate) async fn fresh_dump(&self) -> Dump {
+        self.fresh().await.1
     }
 
     /// The position of the newest WAL.
@@ -113,7 +118,9 @@ impl Followed {
         while self.position() < target {
             tokio::select! {
                 commit = tokio::time::timeout(PATIENCE, self.commits.recv()) => {
-                    assert!(commit.expect("a commit in time").is_some(), "the stream ended");
+                    if commit.expect("a commit in time").is_none() {
+                        panic!("the stream ended: {:?}", self.running.ended().await);
+                    }
                 }
                 ended = self.running.ended() => panic!("the stream ended: {ended:?}"),
             }
@@ -154,12 +161,14 @@ pub(crate) fn rows(connection: &rusqlite::Connection, sql: &str) -> Vec<String> 
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let mut rows: Vec<String> = statement
         .query_map([], |row| {
-            let cells: Vec<String> = names
+            // By name: a column that was added later comes last.
+            let mut cells: Vec<String> = names
                 .iter()
                 .enumerate()
                 .filter(|(_, name)| *name != "_0_version")
                 .map(|(at, name)| format!("{name}={:?}", row.get::<_, Value>(at).unwrap()))
                 .collect();
+            cells.sort();
             Ok(cells.join(" "))
         })
         .unwrap()

@@ -3,25 +3,33 @@
 //! A relation message says in which columns the following rows come; it is matched with the replica's
 //! table once, and each change is then decoding cells into reused buffers and one call of the writer.
 
-use engine::replica::{ColumnSpec, IndexSpec, Relation, Replica, ReplicaError, SqliteValue, TableSpec, Tx};
+use engine::replica::{Relation, ReplicaError, SqliteValue, TableSpec, Tx};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
+use super::ddl::Shape;
 use super::pgoutput::{Cell, Message, RelationMessage, Tuple, decode};
 use crate::error::Error;
 use crate::names::lite_name;
 use crate::values::{Decoder, decode_text};
 
 /// The tables of the stream and how their rows are decoded.
-#[derive(Default)]
 pub(crate) struct Applier {
-    relations: FxHashMap<u32, Result<Table, String>>,
-    tables: FxHashMap<String, TableSpec>,
-    indexes: Vec<IndexSpec>,
+    /// The replica as the open transaction has it.
+    shape: Shape,
+    relations: FxHashMap<u32, Known>,
     keyless: FxHashSet<String>,
     row: Vec<SqliteValue>,
     update: Vec<Option<SqliteValue>>,
     key: Vec<SqliteValue>,
+}
+
+/// What the stream said about a table, and what that is in the replica.
+struct Known {
+    message: RelationMessage,
+    /// Made at the first change; a table that is not in the replica matters only then: a partition is described
+    /// beside its root although its changes come as the root's.
+    table: Option<Table>,
 }
 
 /// A table as the stream sends it.
@@ -40,21 +48,37 @@ struct Column {
 }
 
 impl Applier {
-    /// Reads the replica's tables and forgets what the stream said so far: a new connection, or a new schema.
-    pub(crate) fn reset(&mut self, replica: &Replica) {
-        self.tables = replica.tables().into_iter().map(|table| (table.name.clone(), table)).collect();
-        self.indexes = replica.indexes();
-        self.relations.clear();
+    /// An applier to a replica of this shape.
+    pub(crate) fn new(shape: Shape) -> Applier {
+        Applier {
+            shape,
+            relations: FxHashMap::default(),
+            keyless: FxHashSet::default(),
+            row: Vec::new(),
+            update: Vec::new(),
+            key: Vec::new(),
+        }
+    }
+
+    /// The replica's shape as the open transaction has it.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The open transaction has changed the replica's shape. The server describes altered tables again, others
+    /// it does not, and the writer's handles end with the schema.
+    pub(crate) fn reshape(&mut self, shape: Shape) {
+        self.shape = shape;
+        for known in self.relations.values_mut() {
+            known.table = None;
+        }
     }
 
     /// Applies one message; gives the relation if it is one, for whoever checks schemas.
     pub(crate) fn apply(&mut self, tx: &mut Tx<'_>, bytes: &[u8]) -> Result<Option<RelationMessage>, Error> {
         match decode(bytes).map_err(|error| Error::Protocol(error.to_string()))? {
             Message::Relation(message) => {
-                // A partition is described beside its root although its changes come as the root's, so a table
-                // that is not in the replica matters only when a change names it.
-                let table = self.table(&message);
-                self.relations.insert(message.oid, table);
+                self.relations.insert(message.oid, Known { message: message.clone(), table: None });
                 return Ok(Some(message));
             }
             Message::Insert { relation, new } => self.insert(tx, relation, new)?,
@@ -62,7 +86,7 @@ impl Applier {
             Message::Delete { relation, old } => self.delete(tx, relation, old)?,
             Message::Truncate { relations } => {
                 for relation in relations {
-                    let table = table_of(&mut self.relations, relation)?;
+                    let table = table_of(&mut self.relations, &self.shape, relation)?;
                     tx.truncate(&table.name).map_err(|error| apply_error(&table.name, error))?;
                 }
             }
@@ -72,7 +96,7 @@ impl Applier {
     }
 
     fn insert(&mut self, tx: &mut Tx<'_>, relation: u32, new: Tuple<'_>) -> Result<(), Error> {
-        let table = table_of(&mut self.relations, relation)?;
+        let table = table_of(&mut self.relations, &self.shape, relation)?;
         check_length(table, new)?;
         self.row.clear();
         for (column, cell) in table.columns.iter().zip(new.cells()) {
@@ -86,7 +110,7 @@ impl Applier {
     }
 
     fn update(&mut self, tx: &mut Tx<'_>, relation: u32, old: Option<Tuple<'_>>, new: Tuple<'_>) -> Result<(), Error> {
-        let table = table_of(&mut self.relations, relation)?;
+        let table = table_of(&mut self.relations, &self.shape, relation)?;
         if !has_key(&mut self.keyless, table) {
             return Ok(());
         }
@@ -106,7 +130,7 @@ impl Applier {
     }
 
     fn delete(&mut self, tx: &mut Tx<'_>, relation: u32, old: Tuple<'_>) -> Result<(), Error> {
-        let table = table_of(&mut self.relations, relation)?;
+        let table = table_of(&mut self.relations, &self.shape, relation)?;
         if !has_key(&mut self.keyless, table) {
             return Ok(());
         }
@@ -114,48 +138,63 @@ impl Applier {
         let handle = handle(table, tx)?;
         tx.delete(&handle, &self.key).map_err(|error| apply_error(&table.name, error))
     }
+}
 
-    fn table(&self, message: &RelationMessage) -> Result<Table, String> {
-        let name = lite_name(&message.schema, &message.name);
-        let spec = self
-            .tables
-            .get(&name)
-            .ok_or_else(|| format!("Table {name} is published but not in the replica: it must be copied again"))?;
-        let mut columns = Vec::with_capacity(message.columns.len());
-        for column in &message.columns {
-            let known = spec.columns.iter().find(|known| known.name == column.name).ok_or_else(|| {
-                format!(
-                    "Column {} of table {name} is published but not in the replica: it must be copied again",
-                    column.name
-                )
-            })?;
-            let decoder = Decoder::new(column.type_oid, known.is_enum, known.dimensions > 0);
-            columns.push(Column { name: column.name.clone(), decoder });
-        }
-        let key = if message.identity == b'f' {
-            self.chosen_key(spec)
-                .iter()
-                .filter_map(|key| message.columns.iter().position(|column| &column.name == key))
-                .collect()
-        } else {
-            message.columns.iter().enumerate().filter(|(_, column)| column.key).map(|(at, _)| at).collect()
-        };
-        Ok(Table { name, columns, key, handle: None })
+/// The table that a change names.
+fn table_of<'a>(
+    relations: &'a mut FxHashMap<u32, Known>,
+    shape: &Shape,
+    relation: u32,
+) -> Result<&'a mut Table, Error> {
+    let known = relations.get_mut(&relation).ok_or_else(|| {
+        Error::Protocol(format!("a change of relation {relation}, which the stream has not described"))
+    })?;
+    match &mut known.table {
+        Some(table) => Ok(table),
+        none => Ok(none.insert(resolve(shape, &known.message)?)),
     }
+}
 
-    /// The key that clients see: the unique index over NOT NULL columns with the fewest columns, then the
-    /// first by their names. With identity `full` Postgres names no key.
-    fn chosen_key(&self, spec: &TableSpec) -> Vec<String> {
-        let not_null =
-            |name: &String| spec.columns.iter().any(|column: &ColumnSpec| &column.name == name && column.not_null);
-        self.indexes
+/// Matches a table of the stream with the replica's.
+fn resolve(shape: &Shape, message: &RelationMessage) -> Result<Table, Error> {
+    let name = lite_name(&message.schema, &message.name);
+    let spec = shape.tables.iter().find(|table| table.name == name).ok_or_else(|| {
+        Error::ResetRequired(format!("Table {name} is published but not in the replica: it must be copied again"))
+    })?;
+    let mut columns = Vec::with_capacity(message.columns.len());
+    for column in &message.columns {
+        let known = spec.columns.iter().find(|known| known.name == column.name).ok_or_else(|| {
+            let column = &column.name;
+            Error::ResetRequired(format!(
+                "Column {column} of table {name} is not in the replica: it must be copied again"
+            ))
+        })?;
+        let decoder = Decoder::new(column.type_oid, known.is_enum, known.dimensions > 0);
+        columns.push(Column { name: column.name.clone(), decoder });
+    }
+    let key = if message.identity == b'f' {
+        chosen_key(shape, spec)
             .iter()
-            .filter(|index| index.unique && index.table == spec.name)
-            .map(|index| index.columns.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>())
-            .filter(|columns| columns.iter().all(not_null))
-            .min_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
-            .unwrap_or_default()
-    }
+            .filter_map(|key| message.columns.iter().position(|column| &column.name == key))
+            .collect()
+    } else {
+        message.columns.iter().enumerate().filter(|(_, column)| column.key).map(|(at, _)| at).collect()
+    };
+    Ok(Table { name, columns, key, handle: None })
+}
+
+/// The key that clients see: the unique index over NOT NULL columns with the fewest columns, then the
+/// first by their names. With identity `full` Postgres names no key.
+fn chosen_key(shape: &Shape, spec: &TableSpec) -> Vec<String> {
+    let not_null = |name: &String| spec.columns.iter().any(|column| &column.name == name && column.not_null);
+    shape
+        .indexes
+        .iter()
+        .filter(|index| index.unique && index.table == spec.name)
+        .map(|index| index.columns.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>())
+        .filter(|columns| columns.iter().all(not_null))
+        .min_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)))
+        .unwrap_or_default()
 }
 
 fn handle(table: &mut Table, tx: &mut Tx<'_>) -> Result<Relation, Error> {
@@ -206,15 +245,6 @@ fn value(table: &str, column: &Column, cell: Cell<'_>) -> Result<Option<SqliteVa
         Cell::Text(text) => decode_text(column.decoder, text)
             .map(Some)
             .map_err(|error| Error::Protocol(format!("table {table}, column {}: {error}", column.name))),
-    }
-}
-
-/// The table that a change names.
-fn table_of(relations: &mut FxHashMap<u32, Result<Table, String>>, relation: u32) -> Result<&mut Table, Error> {
-    match relations.get_mut(&relation) {
-        Some(Ok(table)) => Ok(table),
-        Some(Err(reason)) => Err(Error::ResetRequired(reason.clone())),
-        None => Err(Error::Protocol(format!("a change of relation {relation}, which the stream has not described"))),
     }
 }
 

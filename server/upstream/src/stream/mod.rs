@@ -88,18 +88,26 @@ impl Upstream {
         let writer = self.replica.writer().map_err(replica_error("write the replica"))?;
         let (stop, stopped) = watch::channel(false);
         let (end, ended) = oneshot::channel();
-        let handle = Handle::current();
+        let failed = |error: std::io::Error| Error::Replica {
+            context: "start the upstream thread".to_owned(),
+            message: error.to_string(),
+        };
+        // A runtime of its own: the caller's may be busy, and may go away before the last acknowledgement.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("zql-upstream-io")
+            .enable_all()
+            .build()
+            .map_err(failed)?;
         let thread = std::thread::Builder::new().name("zql-upstream".to_owned());
         thread
             .spawn(move || {
-                let result = Follower::new(self, handle, stopped).follow(writer, on_commit);
+                let result = Follower::new(self, runtime.handle().clone(), stopped).follow(writer, on_commit);
+                runtime.shutdown_background();
                 // Nobody may be waiting for it any more.
                 let _ = end.send(result);
             })
-            .map_err(|error| Error::Replica {
-                context: "start the upstream thread".to_owned(),
-                message: error.to_string(),
-            })?;
+            .map_err(failed)?;
         Ok(Running { stop, ended })
     }
 }

@@ -8,18 +8,18 @@ use engine::replica::{Replica, Tx, Writer};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_postgres::Client;
-use tracing::warn;
+use tracing::{info, warn};
 use zql_spec::version::StateVersion;
 
 use super::apply::Applier;
+use super::ddl::{self, DdlMessage, Shape};
 use super::source::{Event, ReplicationSource};
-use super::{Durable, Ended, ddl};
+use super::{Durable, Ended};
 use crate::connection::SharedTarget;
 use crate::error::Error;
 use crate::names::Names;
 use crate::published::PublishedSchema;
-use crate::setup::shard::Shard;
-use crate::specs::{index_spec, table_spec};
+use crate::setup::shard::{self, Shard};
 use crate::sync::replica_error;
 
 /// How often an idle stream moves the replica's version on at most. The slot may only be told of positions
@@ -70,8 +70,7 @@ impl<'a> Session<'a> {
         inbound_timeout: Option<Duration>,
         durable: Arc<Durable>,
     ) -> Result<Session<'a>, Error> {
-        let mut applier = Applier::default();
-        applier.reset(&replica);
+        let applier = Applier::new(Shape { tables: replica.tables(), indexes: replica.indexes() });
         let version = replica.state().state_version;
         let position = position_after(&version).ok_or_else(|| not_a_position(&version))?.saturating_sub(1);
         let (ddl_prefix, idle_commit) = (names.ddl_message_prefix(), Instant::now());
@@ -198,7 +197,7 @@ impl<'a> Session<'a> {
         let commit = tx.commit().map_err(replica_error("commit a transaction"))?;
         self.position = last;
         if schema_changed {
-            self.applier.reset(&self.replica);
+            self.fix_replica_identities();
         }
         on_commit(Arc::new(commit));
         Ok(())
@@ -225,6 +224,7 @@ impl<'a> Session<'a> {
     /// Applies the changes of one upstream transaction, up to its commit.
     fn transaction(&mut self, tx: &mut Tx<'_>, lsn: u64) -> Result<Applied, Error> {
         let mut applied = Applied { changes: 0, schema_changed: false };
+        let mut previous = None;
         loop {
             match self.next()? {
                 Event::Change(bytes) => {
@@ -236,8 +236,9 @@ impl<'a> Session<'a> {
                     }
                 }
                 Event::Message { transactional: true, prefix, content } if prefix == self.ddl_prefix => {
-                    if let Some(change) = ddl::parse(&content)? {
-                        applied.schema_changed |= self.schema_change(&change)?;
+                    if let Some(message) = DdlMessage::parse(&content)? {
+                        applied.schema_changed |= self.schema_change(tx, previous.as_ref(), &message)?;
+                        previous = Some(message);
                     }
                 }
                 Event::Message { .. } | Event::Idle { .. } => {}
@@ -277,15 +278,44 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Compares an announced schema with the replica. Gives whether the replica's schema was changed.
-    fn schema_change(&mut self, change: &ddl::SchemaChange) -> Result<bool, Error> {
-        match self.difference(&change.schema) {
-            None => Ok(false),
-            Some(difference) => Err(Error::ResetRequired(format!(
-                "{} changed the published schema ({difference}): the replica must be copied again",
-                change.tag
-            ))),
-        }
+    /// Does to the replica what a command did upstream; gives whether there was anything to do.
+    fn schema_change(
+        &mut self,
+        tx: &mut Tx<'_>,
+        previous: Option<&DdlMessage>,
+        message: &DdlMessage,
+    ) -> Result<bool, Error> {
+        let Some(after) = &message.schema else { return Ok(false) };
+        let shape = Shape::of(after);
+        let Some(difference) = self.applier.shape().difference(&shape) else { return Ok(false) };
+        let tag = ddl::effective_tag(previous, message);
+        info!(tag, difference, "the published schema changed");
+        let before = message.previous_schema.as_ref();
+        // Object ids say what was renamed, but only against a schema that the replica has.
+        let known = before.filter(|before| self.applier.shape().difference(&Shape::of(before)).is_none());
+        let Some(before) = known else {
+            return Err(Error::ResetRequired(format!(
+                "the published schema changed ({difference}) in a way that was not announced: the replica must be \
+                 copied again"
+            )));
+        };
+        ddl::apply(tx, before, after, &tag)?;
+        self.applier.reshape(shape);
+        Ok(true)
+    }
+
+    /// A new table may need the identity of a unique index; altering it comes back as a change of its own.
+    fn fix_replica_identities(&self) {
+        let (target, names) = (Arc::clone(self.target), self.names.clone());
+        self.handle.spawn(async move {
+            let fixed = async {
+                let client = target.connect("change-source-init").await?;
+                shard::fix_replica_identities(&client, &names).await
+            };
+            if let Err(error) = fixed.await {
+                warn!(%error, "cannot set replica identities after a schema change");
+            }
+        });
     }
 
     /// Without event triggers, a table's description in the stream is the only sign of a change.
@@ -295,7 +325,7 @@ impl<'a> Session<'a> {
             let client = self.target.connect("change-source-init").await?;
             PublishedSchema::read(&client, publications).await
         })?;
-        match self.difference(&schema) {
+        match self.applier.shape().difference(&Shape::of(&schema)) {
             None => Ok(()),
             Some(difference) => Err(Error::ResetRequired(format!(
                 "the published schema changed ({difference}), seen at table {table}; event triggers of shard {} are \
@@ -303,39 +333,6 @@ impl<'a> Session<'a> {
                 self.names.shard
             ))),
         }
-    }
-
-    /// The first thing in which a published schema and the replica differ.
-    fn difference(&self, schema: &PublishedSchema) -> Option<String> {
-        let tables = self.replica.tables();
-        let indexes = self.replica.indexes();
-        for table in &schema.tables {
-            let wanted = table_spec(table);
-            let Some(known) = tables.iter().find(|known| known.name == wanted.name) else {
-                return Some(format!("new table {}", wanted.name));
-            };
-            // Lengths and defaults have no effect on what is stored.
-            let shape = |columns: &[engine::replica::ColumnSpec]| -> Vec<(String, String)> {
-                columns.iter().map(|column| (column.name.clone(), column.declared_type())).collect()
-            };
-            if shape(&known.columns) != shape(&wanted.columns) {
-                return Some(format!("columns of table {}", wanted.name));
-            }
-        }
-        if let Some(gone) =
-            tables.iter().find(|known| !schema.tables.iter().any(|table| table.lite_name() == known.name))
-        {
-            return Some(format!("table {} is gone", gone.name));
-        }
-        let mut wanted: Vec<_> = schema.indexes.iter().filter_map(|index| index_spec(schema, index)).collect();
-        let mut known = indexes;
-        wanted.sort_by(|a, b| a.name.cmp(&b.name));
-        known.sort_by(|a, b| a.name.cmp(&b.name));
-        if wanted == known {
-            return None;
-        }
-        let differing = wanted.iter().zip(&known).find(|(a, b)| a != b).map(|(a, _)| a.name.clone());
-        Some(format!("indexes, first {}", differing.unwrap_or_else(|| "at the end of the list".to_owned())))
     }
 }
 

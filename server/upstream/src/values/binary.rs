@@ -62,7 +62,8 @@ fn numeric(bytes: &[u8]) -> Result<SqliteValue, ValueError> {
     let wrong = || ValueError { kind: "numeric" };
     let words: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
     let [count, weight, sign, _scale, digits @ ..] = words.as_slice() else { return Err(wrong()) };
-    if bytes.len() % 2 != 0 || digits.len() != usize::from(*count) || digits.iter().any(|&group| group > 9999) {
+    if !bytes.len().is_multiple_of(2) || digits.len() != usize::from(*count) || digits.iter().any(|&group| group > 9999)
+    {
         return Err(wrong());
     }
     let negative = match *sign {

@@ -60,7 +60,7 @@ pub(super) fn utf8(text: &[u8]) -> Result<&str, ValueError> {
 fn bytea(text: &[u8]) -> Result<Vec<u8>, ValueError> {
     let wrong = || ValueError { kind: "bytea" };
     let digits = text.strip_prefix(b"\\x").ok_or_else(wrong)?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
