@@ -1,7 +1,7 @@
 //! Times hydrations over a tracker of 100,000 issues: `cargo bench -p planner --bench hydration`.
 //!
-//! Each line is a query: rows of its answer, then the least and the median time of its runs. `explain` as
-//! an argument prints the plans too.
+//! Each line is a query: rows of its answer, then the least and the median time of its runs. Arguments: a
+//! part of the name of the queries to run, and `explain` to print their plans.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ fn main() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let snapshot = tracker(&directory.path().join("replica.db"), 1_000, 100_000);
     let explain = std::env::args().any(|argument| argument == "explain");
+    let only = std::env::args().nth(1).filter(|argument| argument != "explain" && !argument.starts_with("--"));
     let labelled = |name: &str| {
         exists(
             "id",
@@ -65,6 +66,9 @@ fn main() {
     ];
     let planner = Planner::new();
     for (name, ast) in cases {
+        if only.as_ref().is_some_and(|only| !name.contains(&**only)) {
+            continue;
+        }
         let query = resolve(&ast, &snapshot);
         if explain {
             println!("{}", planner.explain(&query, &snapshot).expect("the query runs"));
