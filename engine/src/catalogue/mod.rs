@@ -11,6 +11,7 @@ mod constants;
 mod register;
 mod routes;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -44,6 +45,18 @@ struct Entry {
     registration: Registration,
     /// Failed to advance and waits to be hydrated again.
     aside: bool,
+}
+
+impl Entry {
+    /// Advances the graph. A panic is this graph's alone: it leaves the state as it was, and the graph is
+    /// hydrated again.
+    fn advance(&mut self, id: GraphId, commit: &Commit, seen: Seen<'_>, read: &mut dyn Read) -> Outcome {
+        let advance = AssertUnwindSafe(|| self.graph.advance_by(commit, seen, read));
+        catch_unwind(advance).unwrap_or_else(|_| {
+            tracing::error!(graph = id.0, version = %commit.version, "a graph panicked and is hydrated again");
+            Err(AdvanceError::HydrateInstead)
+        })
+    }
 }
 
 /// The rows of a commit that a graph sees.
@@ -95,7 +108,7 @@ impl Catalogue {
         let mut advanced = Vec::new();
         for (id, seen) in self.route(commit, read) {
             let Some(entry) = self.graphs.get_mut(&id) else { continue };
-            let outcome = entry.graph.advance_by(commit, seen, read);
+            let outcome = entry.advance(id, commit, seen, read);
             self.settle(id, outcome, &mut advanced);
         }
         advanced
@@ -114,8 +127,8 @@ impl Catalogue {
         let share = work.len().div_ceil(readers.len().max(1)).max(MIN_SHARE);
         let mut outcomes: Vec<Option<Outcome>> = work.iter().map(|_| None).collect();
         let advance = |reader: &mut R, work: &mut [(GraphId, Entry, Seen<'_>)], outcomes: &mut [Option<Outcome>]| {
-            for ((_, entry, seen), outcome) in work.iter_mut().zip(outcomes) {
-                *outcome = Some(entry.graph.advance_by(commit, std::mem::take(seen), reader));
+            for ((id, entry, seen), outcome) in work.iter_mut().zip(outcomes) {
+                *outcome = Some(entry.advance(*id, commit, std::mem::take(seen), reader));
             }
         };
         std::thread::scope(|scope| {

@@ -9,7 +9,6 @@
 //! Cost grows with the changed rows that the query can see, the rows whose EXISTS they touch and the
 //! rows that come and leave; never with the rows that are in.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -32,6 +31,9 @@ const FREE_READS: usize = 5_000;
 /// Past [`FREE_READS`], reads allowed per row of state: hydrating reads each row of state once, at about
 /// the cost of one probe, besides what it reads to decide.
 const READS_PER_ROW: usize = 1;
+
+/// Keys of one request: between requests it is checked whether reading has become too dear.
+pub(super) const READ_CHUNK: usize = 256;
 
 /// The rows that came to, left or changed in a node.
 #[derive(Debug, Default)]
@@ -59,8 +61,7 @@ pub(super) struct Advance<'a> {
     pub(super) edits: Vec<Edit>,
     /// Rows read so far.
     pub(super) rows_read: usize,
-    /// How many rows may be read, once that is in question.
-    reads_allowed: Cell<usize>,
+    reads_allowed: usize,
 }
 
 impl<'a> Advance<'a> {
@@ -70,6 +71,7 @@ impl<'a> Advance<'a> {
         nodes: &'a [NodeState],
         changes: &'a Changes,
         read: &'a mut dyn Read,
+        state_rows: usize,
     ) -> Self {
         let count = query.nodes.len();
         Advance {
@@ -84,12 +86,12 @@ impl<'a> Advance<'a> {
             transitions: (0..count).map(|_| Transitions::default()).collect(),
             edits: Vec::new(),
             rows_read: 0,
-            reads_allowed: Cell::new(FREE_READS),
+            reads_allowed: FREE_READS + READS_PER_ROW * state_rows,
         }
     }
 
-    /// Computes the delta and the edits that lead to it.
-    pub(super) fn run(mut self, version: &Version) -> Result<(QueryDelta, Vec<Edit>), AdvanceError> {
+    /// Computes the delta, the edits of the state, and how many rows it has more or fewer then.
+    pub(super) fn run(mut self, version: &Version) -> Result<(QueryDelta, Vec<Edit>, i64), AdvanceError> {
         for node in (0..self.query.nodes.len()).rev() {
             self.lift(node)?;
             self.touch(node);
@@ -100,7 +102,8 @@ impl<'a> Advance<'a> {
             }
         }
         let delta = self.delta(version);
-        Ok((delta, self.edits))
+        let rows = self.transitions.iter().map(|node| node.entered.len() as i64 - node.left.len() as i64).sum();
+        Ok((delta, self.edits, rows))
     }
 
     pub(super) fn node(&self, node: NodeId) -> &'a Node {
@@ -114,13 +117,7 @@ impl<'a> Advance<'a> {
 
     /// How many more rows may be read.
     pub(super) fn reads_left(&self) -> usize {
-        let reads = self.rows_read + self.probes.asked;
-        // Counting the state walks its groups: left until it matters.
-        if reads > FREE_READS / 2 && self.reads_allowed.get() == FREE_READS {
-            let rows: usize = self.nodes.iter().map(NodeState::rows).sum();
-            self.reads_allowed.set(FREE_READS + READS_PER_ROW * rows);
-        }
-        self.reads_allowed.get().saturating_sub(reads)
+        self.reads_allowed.saturating_sub(self.rows_read + self.probes.asked)
     }
 
     /// Gives up once the reads cost more than hydrating.

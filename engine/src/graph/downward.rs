@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::AdvanceError;
-use super::advance::{Advance, Transitions};
+use super::advance::{Advance, READ_CHUNK, Transitions};
 use super::edit::Edit;
 use super::filter::{Truth, simple_truth};
 use super::packed::Packed;
@@ -156,18 +156,15 @@ impl Advance<'_> {
         let (groups, parents): (Vec<Packed>, Vec<u32>) = opened.into_iter().unzip();
         let mut contents: Vec<Group> =
             parents.into_iter().map(|parents| Group { parents, members: Members::empty(keeps) }).collect();
-        if limit != Some(0) {
-            let keys: Vec<Key> = groups.iter().map(Packed::unpack).collect();
-            let lookup = Lookup {
-                ordered: matches!(keeps, Keeps::First(_)),
-                limit,
-                ..Lookup::new(self.query, id, &edge.child_columns, Apply::Complete)
-            };
+        let keys: Vec<Key> = groups.iter().filter(|_| limit != Some(0)).map(Packed::unpack).collect();
+        for (chunk, keys) in keys.chunks(READ_CHUNK).enumerate() {
+            let ordered = matches!(keeps, Keeps::First(_));
+            let lookup = Lookup { ordered, limit, ..Lookup::new(self.query, id, &edge.child_columns, Apply::Complete) };
             let mut rows = keys.len();
-            self.read.lookup(&lookup, &keys, &mut |index, row| {
+            self.read.lookup(&lookup, keys, &mut |index, row| {
                 rows += 1;
                 let key = Packed::columns(&row, &node.table.primary_key);
-                contents[index].members.insert(node, key.clone(), &row);
+                contents[chunk * READ_CHUNK + index].members.insert(node, key.clone(), &row);
                 transitions.entered.push((key, row));
             })?;
             self.rows_read += rows;
@@ -281,9 +278,6 @@ impl Advance<'_> {
         let open: Vec<usize> = (0..candidates.len())
             .filter(|&index| candidates[index].new.is_some() && candidates[index].truth == Truth::Open)
             .collect();
-        if open.len() > self.reads_left() {
-            return Err(AdvanceError::HydrateInstead);
-        }
         let rows: Vec<Arc<StoredRow>> =
             open.iter().filter_map(|&index| candidates[index].new.as_ref().map(|(_, row)| Arc::clone(row))).collect();
         // What was not touched is as the state has it.
@@ -292,7 +286,9 @@ impl Advance<'_> {
             true => None,
             false => nodes[exists].groups.get(key).map(|group| group.members.len() > 0),
         };
-        let decided = self.probes.decide(self.query, id, &rows, &known, self.read)?;
+        let most = self.reads_left();
+        let decided = self.probes.decide(self.query, id, &rows, &known, self.read, most)?;
+        let decided = decided.ok_or(AdvanceError::HydrateInstead)?;
         for (index, passes) in open.into_iter().zip(decided) {
             if !passes {
                 candidates[index].new = None;

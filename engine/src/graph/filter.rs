@@ -115,7 +115,7 @@ pub(super) struct Probes {
 
 impl Probes {
     /// Decides a node's filter for rows whose simple part left it open. `known` tells what the state
-    /// knows of an EXISTS without asking.
+    /// knows of an EXISTS without asking. Gives nothing if that takes more than `most` probes.
     pub(super) fn decide(
         &mut self,
         query: &Query,
@@ -123,7 +123,9 @@ impl Probes {
         rows: &[Arc<StoredRow>],
         known: &dyn Fn(NodeId, &Packed) -> Option<bool>,
         read: &mut dyn Read,
-    ) -> Result<Vec<bool>, ReadError> {
+        most: usize,
+    ) -> Result<Option<Vec<bool>>, ReadError> {
+        let most = self.asked + most;
         let filter = &query.nodes[node].filter;
         let mut decided = vec![false; rows.len()];
         let mut open: Vec<usize> = (0..rows.len()).collect();
@@ -155,12 +157,15 @@ impl Probes {
             });
             for (node, keys) in wanted {
                 let keys: Vec<Packed> = keys.into_iter().collect();
+                self.asked += keys.len();
+                if self.asked > most {
+                    return Ok(None);
+                }
                 let unpacked: Vec<_> = keys.iter().map(Packed::unpack).collect();
                 let found = read.exists(query, node, &unpacked)?;
-                self.asked += keys.len();
                 self.answers.extend(keys.into_iter().map(|key| (node, key)).zip(found));
             }
         }
-        Ok(decided)
+        Ok(Some(decided))
     }
 }

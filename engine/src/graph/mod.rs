@@ -67,6 +67,8 @@ pub struct Graph {
     plan: Plan,
     version: Version,
     nodes: Vec<NodeState>,
+    /// Rows of all nodes.
+    row_count: usize,
 }
 
 /// A node of a running query, for explain and metrics.
@@ -95,7 +97,8 @@ impl Graph {
     pub fn new(query: Arc<Query>, hydration: &Hydration) -> Self {
         let plan = Plan::new(&query);
         let nodes = states(&query, &plan, hydration);
-        Graph { query, plan, version: Arc::clone(&hydration.version), nodes }
+        let row_count = nodes.iter().map(NodeState::rows).sum();
+        Graph { query, plan, version: Arc::clone(&hydration.version), nodes, row_count }
     }
 
     /// The query.
@@ -156,9 +159,11 @@ impl Graph {
             self.version = Arc::clone(version);
             return Ok((QueryDelta { version: Arc::clone(version), changes: Vec::new() }, Vec::new()));
         }
-        let advance = Advance::new(&self.query, &self.plan, &self.nodes, changes, read);
-        let (delta, edits) = advance.run(version)?;
+        let advance = Advance::new(&self.query, &self.plan, &self.nodes, changes, read, self.row_count);
+        let (delta, edits, rows) = advance.run(version)?;
         let activations = edit::apply(&mut self.nodes, edits);
+        self.row_count = self.row_count.saturating_add_signed(rows as isize);
+        debug_assert_eq!(self.row_count, self.nodes.iter().map(NodeState::rows).sum::<usize>(), "rows are counted");
         self.version = Arc::clone(version);
         Ok((delta, activations))
     }
@@ -186,6 +191,7 @@ impl Graph {
             }
         }
         self.nodes = states(&self.query, &self.plan, hydration);
+        self.row_count = self.nodes.iter().map(NodeState::rows).sum();
         self.version = Arc::clone(&hydration.version);
         QueryDelta { version: Arc::clone(&self.version), changes }
     }
@@ -235,6 +241,11 @@ impl Graph {
             counts
         };
         self.plan.tables.iter().map(count).collect()
+    }
+
+    /// Rows of all nodes; a row counts once per node that holds it.
+    pub fn row_count(&self) -> usize {
+        self.row_count
     }
 
     /// The memory that the state takes, in bytes, roughly. Walks the state.

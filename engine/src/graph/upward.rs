@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::AdvanceError;
-use super::advance::Advance;
+use super::advance::{Advance, READ_CHUNK};
 use super::filter::{Truth, simple_truth};
 use super::packed::Packed;
 use super::plan::{Keeps, Plan};
@@ -54,20 +54,25 @@ impl Advance<'_> {
                 let pairs = keys.iter().flat_map(|key| groups.keys().map(move |group| (key, group.unpack())));
                 keys = pairs.map(|(key, group)| key.iter().cloned().chain(group).collect()).collect();
             }
-            let lookup = Lookup {
-                until: last.as_deref(),
-                // One more than may be read shows that it was too many.
-                limit: Some(self.reads_left() + 1),
-                ..Lookup::new(query, id, &columns, Apply::Simple)
-            };
-            let mut rows = 0;
+            if keys.len() > self.reads_left() {
+                return Err(AdvanceError::HydrateInstead);
+            }
             let key_columns = &node.table.primary_key;
-            self.read.lookup(&lookup, &keys, &mut |_, row| {
-                rows += 1;
-                lifted.insert(Packed::columns(&row, key_columns), row);
-            })?;
-            self.rows_read += rows + keys.len();
-            self.check_reads()?;
+            for keys in keys.chunks(READ_CHUNK) {
+                let lookup = Lookup {
+                    until: last.as_deref(),
+                    // One more than may be read shows that it was too many.
+                    limit: Some(self.reads_left() + 1),
+                    ..Lookup::new(query, id, &columns, Apply::Simple)
+                };
+                let mut rows = keys.len();
+                self.read.lookup(&lookup, keys, &mut |_, row| {
+                    rows += 1;
+                    lifted.insert(Packed::columns(&row, key_columns), row);
+                })?;
+                self.rows_read += rows;
+                self.check_reads()?;
+            }
         }
         self.lifted[id] = lifted;
         Ok(())

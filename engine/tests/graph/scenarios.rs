@@ -390,3 +390,26 @@ fn an_edit_that_a_query_does_not_look_at_reads_nothing() {
     assert_eq!(keys, ["c.a", "issue.1"]);
     assert_eq!(database.reads, 0);
 }
+
+#[test]
+fn what_brings_in_too_much_is_hydrated_instead() {
+    let tables: &[(&str, &[&str])] = &[("issue", &["*id", "o"]), ("user", &["*id", "name"])];
+    let ast = from("issue").filter(exists("o", "id", from("user")));
+    let mut database = Database::new(schema(tables));
+    for id in 0..6_000 {
+        database.put("issue", &[n(id), s("u1")]);
+    }
+    database.commit();
+    let mut graph = crate::check::graph(&ast, &database);
+    database.put("user", &[s("u1"), s("a")]);
+    let commit = database.commit();
+    assert!(matches!(graph.advance(&commit, &mut database), Err(engine::graph::AdvanceError::HydrateInstead)));
+    let hydration = database.hydrate(graph.query());
+    assert_eq!(graph.rehydrated(&hydration).changes.len(), 6_001);
+    // Taking it all away is decided in memory but for one probe, so it is done.
+    database.delete("user", &[s("u1")]);
+    let commit = database.commit();
+    let delta = graph.advance(&commit, &mut database).expect("an advance");
+    assert_eq!(delta.changes.len(), 6_001);
+    assert!(delta.changes.iter().all(|change| change.after == 0));
+}
