@@ -17,13 +17,14 @@ demo: postgres build
 	@exec $(CARGO_TARGET_DIR)/release/zql demo
 
 build:
-	$(CARGO) build --release -p server
+	$(CARGO) build --release --workspace --bin zql
 
 test: postgres node
 	$(CARGO) test --release --workspace --no-fail-fast
 
-bench-wire: postgres node build
-	$(CARGO) run --release -p bench-wire
+bench-wire: postgres node
+	$(CARGO) build --release --workspace --bin zql --bin bench-wire
+	@$(CARGO_TARGET_DIR)/release/bench-wire
 
 check:
 	$(CARGO) fmt --all --check
