@@ -112,6 +112,11 @@ impl Outbox {
         let _ = self.sender.send(Outgoing::Close { error: error.map(Box::new), code: Some((code, reason)) });
     }
 
+    /// Waits until the socket is gone, or closed from this side.
+    pub(crate) async fn closed(&self) {
+        self.sender.closed().await;
+    }
+
     /// Whether the socket is gone.
     pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed()

@@ -16,16 +16,12 @@ use zql_spec::schema::{Schema, Table};
 use zql_spec::value::Value;
 
 /// All replicated tables but the app's own, for the check of a client's schema.
-pub(crate) fn replicated_tables(
-    replica: &Replica,
-    app_id: &str,
-    shard: &str,
-) -> Result<Vec<ReplicatedTable>, ReplicaError> {
+pub(crate) fn replicated_tables(replica: &Replica, app_id: &str, shard: &str) -> Vec<ReplicatedTable> {
     let own = |name: &str| {
         [app_id, shard].iter().any(|schema| name.strip_prefix(schema).is_some_and(|rest| rest.starts_with('.')))
     };
     let schema = replica.schema();
-    let indexes = replica.indexes()?;
+    let indexes = replica.indexes();
     let table = |spec: engine::replica::TableSpec| {
         let visible = |column: &str| {
             spec.columns.iter().any(|known| known.name == column && known.not_null && known.visible_type().is_some())
@@ -53,7 +49,7 @@ pub(crate) fn replicated_tables(
         });
         ReplicatedTable { name: spec.name.clone(), columns: columns.collect(), primary_key, keys }
     };
-    Ok(replica.tables()?.into_iter().filter(|spec| !own(&spec.name)).map(table).collect())
+    replica.tables().into_iter().filter(|spec| !own(&spec.name)).map(table).collect()
 }
 
 /// The text of the deployed permissions; none if there are none.
@@ -89,14 +85,18 @@ pub(crate) fn rows_by_key(
                 filter: FilterPart::None,
                 lookup: &table.primary_key,
                 lookup_many: &[],
-                order: false,
                 start: false,
-                limit: false,
+                after: None,
+                until: None,
+                order: false,
+                limit: None,
             };
             selects.insert(Arc::clone(name), (node_select(&query, 0, &access), table));
         }
         let (sql, table) = &selects[name];
-        found.push(reader.rows(sql, table, key)?.into_iter().next());
+        let mut row = None;
+        reader.rows(sql, table, &table.primary_key, key, &mut |found| row = Some(found))?;
+        found.push(row);
     }
     Ok(found)
 }

@@ -176,6 +176,8 @@ impl Reader {
                     self.tell_group(GroupEvent::Room).await;
                     continue;
                 }
+                // Closed from this side: whether the client answers does not matter.
+                () = self.outbox.closed() => return,
                 () = group_ended => {
                     // A group that ends in order has closed its connections before; this one broke.
                     self.outbox.fail(ErrorBody::rehome("The client group ended unexpectedly", false));

@@ -185,6 +185,28 @@ impl Target {
     }
 }
 
+/// What a pool of sessions to a database needs, from its URL: the driver's configuration and, unless the URL says
+/// not to encrypt, a TLS connector. `setting` names the URL's origin in errors; `application_name` becomes
+/// `zero-{purpose}`.
+///
+/// # Errors
+/// [`Error::Config`] for a URL or certificate file that cannot be used.
+pub fn pool_parts(
+    url: &str,
+    setting: &'static str,
+    purpose: &str,
+) -> Result<(tokio_postgres::Config, Option<MakeRustlsConnect>), Error> {
+    let target = Target::parse(url, setting)?;
+    let mut config = target.config.clone();
+    config.application_name(format!("zero-{purpose}"));
+    if target.mode == TlsMode::Disable {
+        return Ok((config, None));
+    }
+    install_crypto();
+    let tls = tls::client_config(target.mode, target.root_certificates.as_deref())?;
+    Ok((config, Some(MakeRustlsConnect::new(tls))))
+}
+
 /// URL parameters that tokio-postgres understands and that concern more than one session.
 const KNOWN_PARAMETERS: [&str; 14] = [
     "user",

@@ -28,6 +28,7 @@ mod validate;
 mod values;
 
 pub use config::Config;
+pub use connection::pool_parts;
 pub use error::Error;
 pub use progress::{Progress, TableProgress};
 pub use start::start;

@@ -479,12 +479,8 @@ impl Group {
             .and_then(|json| ClientSchema::parse_lenient(&json).map_err(|error| error.to_string()));
         let client_schema =
             parsed.map_err(|error| unsupported(format!("Could not parse clientSchema stored in CVR: {error}")))?;
-        let services = Arc::clone(&self.services);
-        let replicated = tokio::task::spawn_blocking(move || {
-            replica::replicated_tables(&services.replica, &services.config.app_id, &services.config.shard())
-        });
-        let replicated =
-            replicated.await.map_err(|error| Fault::internal(&error))?.map_err(|error| Fault::internal(&error))?;
+        let config = &self.services.config;
+        let replicated = replica::replicated_tables(&self.services.replica, &config.app_id, &config.shard());
         client_schema::check(&client_schema, &replicated).map_err(|error| match error {
             ClientSchemaError::NothingReplicated => Fault::internal(&error),
             ClientSchemaError::NotSupported(message) => unsupported(message),

@@ -1,0 +1,218 @@
+//! `zql serve`: puts the server together, runs it, takes it apart.
+//!
+//! Start order: records, upstream (with the initial copy, if there is no replica), running queries, stream,
+//! port. The port opens last, so a health check that succeeds means that clients are served. Exit codes are
+//! the reference's: 0 after a drain, 14 where restarting is right or the operator must change a setting,
+//! 255 otherwise.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{Manager, Pool, Runtime};
+use sync::config::Config;
+use sync::hub::Hub;
+use sync::options::{self, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::{logging, progress};
+
+/// Stopped on purpose, or by a setting that somebody must change: not worth an alarm.
+const EXIT_INTENTIONAL: u8 = 14;
+
+/// Failed.
+const EXIT_FAILURE: u8 = 255;
+
+/// How long client groups may take to end when the server stops.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long to wait for a free connection to the database of records before that counts as a failure.
+const POOL_WAIT: Duration = Duration::from_secs(30);
+
+/// The command line.
+pub(crate) fn command() -> clap::Command {
+    options::arguments(
+        clap::Command::new("serve")
+            .about("Runs the sync server")
+            .after_help("Every option can be set in the environment, or in a file .env, under the name in brackets."),
+    )
+}
+
+/// Runs the server until it is told to stop.
+pub(crate) fn main(matches: &clap::ArgMatches) -> ExitCode {
+    let mut settings = Settings::from_env();
+    settings.apply(matches);
+    let config = match Config::new(&settings) {
+        Ok(config) => Arc::new(config),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    logging::start(config.log_level, config.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "the runtime could not be started");
+            return ExitCode::from(EXIT_FAILURE);
+        }
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(Failure { code, message }) => {
+            if code == EXIT_INTENTIONAL {
+                tracing::warn!("{message}");
+            } else {
+                tracing::error!("{message}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why the server stopped.
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn fatal(message: impl Into<String>) -> Self {
+        Failure { code: EXIT_FAILURE, message: message.into() }
+    }
+
+    fn intentional(message: impl Into<String>) -> Self {
+        Failure { code: EXIT_INTENTIONAL, message: message.into() }
+    }
+}
+
+impl From<upstream::Error> for Failure {
+    fn from(error: upstream::Error) -> Self {
+        use upstream::Error;
+        let message = error.to_string();
+        match error {
+            Error::Config(_) => Failure::intentional(format!("exiting with configuration error: {message}")),
+            Error::TakenOver(_) | Error::ResetRequired(_) => Failure::intentional(message),
+            // An orchestrator starts the server again, which is right while Postgres is away.
+            Error::Postgres { .. } | Error::Stream { .. } => Failure::intentional(message),
+            Error::Replica { .. } | Error::Protocol(_) => Failure::fatal(message),
+        }
+    }
+}
+
+async fn run(config: Arc<Config>) -> Result<(), Failure> {
+    let started = Instant::now();
+    let signals = |kind| signal(kind).map_err(|error| Failure::fatal(format!("signals cannot be handled: {error}")));
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    tracing::info!(
+        version = config.server_version,
+        protocol = zql_spec::protocol::MAX_VERSION,
+        app = config.app_id,
+        shard = config.shard_num,
+        task = config.task_id,
+        port = config.port,
+        "starting"
+    );
+    for name in &config.without_effect {
+        tracing::warn!("{name} is set but has no effect in this version");
+    }
+    if config.query.urls.is_empty() {
+        tracing::warn!("ZERO_QUERY_URL is not set: named queries are not answered");
+    }
+    let server = tokio::select! {
+        server = start(&config) => server?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let Server { hub, store, mut stream } = server;
+    let listener = sync::http::listen(config.port, false)
+        .map_err(|error| Failure::fatal(format!("cannot listen on port {} (ZERO_PORT): {error}", config.port)))?;
+    let address = listener.local_addr().map_err(|error| Failure::fatal(error.to_string()))?;
+    let (stop_http, stopped) = oneshot::channel::<()>();
+    let http = tokio::spawn(sync::http::serve(Arc::clone(&hub), listener, async move {
+        let _ = stopped.await;
+    }));
+    tracing::info!("listening at http://{address}");
+    tracing::info!("zql ready ({} ms)", started.elapsed().as_millis());
+
+    let outcome = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = stream.ended() => Some(ended),
+    };
+    // The port closes first: health checks fail, and clients that reconnect find another server.
+    drop(stop_http);
+    let (connections, groups) = hub.sizes();
+    tracing::info!(connections, groups, "draining");
+    hub.drain(DRAIN).await;
+    store.close().await;
+    http.abort();
+    match outcome {
+        None => Ok(stream.stop().await?),
+        Some(Ok(())) => Err(Failure::fatal("the stream of changes ended unexpectedly")),
+        Some(Err(error)) => Err(error.into()),
+    }
+}
+
+/// What runs.
+struct Server {
+    hub: Arc<Hub>,
+    store: cvr_store::Store,
+    stream: upstream::Running,
+}
+
+async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
+    let store = open_store(config).await?;
+    let upstream = upstream::start(upstream_config(config), &config.replica_file, progress::reporter()).await?;
+    let replica = Arc::clone(upstream.replica());
+    let hydrator = Arc::new(planner::Planner::new());
+    let views = views::Views::start(Arc::clone(&replica), hydrator, views::Options::default())
+        .map_err(|error| Failure::fatal(format!("the query threads could not be started: {error}")))?;
+    let views = Arc::new(views);
+    let notified = Arc::clone(&views);
+    let stream = upstream.run(move |commit| {
+        if let Err(error) = notified.committed(commit) {
+            tracing::warn!(%error, "a version could not be read; its changes wait for the next one");
+        }
+    })?;
+    let hub = Hub::new(Arc::clone(config), replica, views, store.clone());
+    Ok(Server { hub, store, stream })
+}
+
+async fn open_store(config: &Config) -> Result<cvr_store::Store, Failure> {
+    let (database, tls) = upstream::pool_parts(&config.cvr_db, "ZERO_CVR_DB", "sync-cvr")?;
+    let manager = match tls {
+        Some(tls) => Manager::new(database, tls),
+        None => Manager::new(database, tokio_postgres::NoTls),
+    };
+    let pool = Pool::builder(manager)
+        .max_size(config.cvr_max_conns)
+        .wait_timeout(Some(POOL_WAIT))
+        .create_timeout(Some(POOL_WAIT))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| Failure::fatal(format!("ZERO_CVR_DB: {error}")))?;
+    let options = cvr_store::Options { schema: format!("{}/cvr", config.shard()), task_id: config.task_id.clone() };
+    cvr_store::Store::open(pool, options).await.map_err(|error| {
+        Failure::intentional(format!("the database of client view records (ZERO_CVR_DB) cannot be used: {error}"))
+    })
+}
+
+fn upstream_config(config: &Config) -> upstream::Config {
+    upstream::Config {
+        app_id: config.app_id.clone(),
+        shard_num: config.shard_num,
+        publications: config.app_publications.clone(),
+        task_id: config.task_id.clone(),
+        auto_reset: config.auto_reset,
+        copy_workers: config.copy_workers,
+        slot_failover: config.slot_failover,
+        inbound_timeout: config.inbound_timeout,
+        ..upstream::Config::new(config.upstream_db.clone())
+    }
+}
