@@ -21,7 +21,7 @@ use testdata::postgres::{Options, Postgres};
 use testdata::process::{Usage, descendants, usage};
 use testdata::tracker::Sizes;
 
-use crate::cases::{CASES, Case, distinct};
+use crate::cases::{CASES, Case, MORE_TABLES, distinct};
 use crate::fanout::{Load, fan_out};
 use crate::hydrate::hydrate;
 use crate::report::{Report, Samples};
@@ -33,7 +33,7 @@ struct Arguments {
     /// Servers to measure.
     #[arg(long, value_delimiter = ',', default_value = "zero-cache,zql")]
     servers: Vec<Kind>,
-    /// Queries to measure: list, key, exists, or, large. All when absent; `none` for none.
+    /// Queries to measure: list, key, exists, exists-indexed, or, large. All when absent; `none` for none.
     #[arg(long, value_delimiter = ',')]
     cases: Vec<String>,
     /// How often the servers take turns.
@@ -60,6 +60,7 @@ async fn main() -> Result<()> {
     let postgres = Postgres::start(Options::default())?;
     let database = postgres.database()?;
     Sizes::BENCH.load(&postgres, &database)?;
+    postgres.psql(&database, MORE_TABLES)?;
     let folder = tempfile::Builder::new().prefix("zql-bench-").tempdir()?;
     let setup =
         Setup { database: database.clone(), query_url: api::start().await?, folder: folder.path().to_path_buf() };
