@@ -249,7 +249,7 @@ impl<'a> Assembly<'a> {
         let keep_order = want.ordered && !sort;
         for (exists, keys) in self.joined {
             let edge = model.node(exists).edge.as_ref().expect("an EXISTS has an edge");
-            let unique = model.fanout(node, &edge.parent_columns) <= 1.0;
+            let unique = model.unique(node, &edge.parent_columns);
             let build_rows = !keep_order && unique && rel.rows * 4.0 < keys.rows;
             // Rows that are unique by key meet each key at most once, however often it comes.
             let keys = match keys.op {

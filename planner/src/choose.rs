@@ -76,11 +76,11 @@ impl<'a> Chooser<'a> {
             Some(edge) => edge.child_columns.to_vec(),
             None => Vec::new(),
         };
-        let fanout = self.model.fanout(node, &columns);
+        let (unique, fanout) = (self.model.unique(node, &columns), self.model.fanout(node, &columns));
         let want = Want { columns: Some(columns), limit: None, ordered: false, keys: None };
         let mut plan = self.best(node, &want);
-        if fanout > 1.0 {
-            let rows = plan.rows.min(self.model.table_rows(node) / fanout).max(plan.rows.min(1.0));
+        if !unique {
+            let rows = plan.rows.min(self.model.table_rows(node) / fanout.max(1.0)).max(plan.rows.min(1.0));
             let cost = plan.cost + plan.rows * cost::BUILD + cost::OPERATOR;
             let mut columns: Vec<Col> = Vec::new();
             for &column in want.columns.iter().flatten() {

@@ -119,13 +119,18 @@ impl<'a> Model<'a> {
             || stats.indexes.iter().any(|index| columns.contains(&index.columns[0]) && index.fanout[0] <= 4.0 * FANOUT)
     }
 
+    /// Whether no two rows of a node's table have the same values in these columns. Known, not estimated.
+    pub(crate) fn unique(&self, node: NodeId, columns: &[usize]) -> bool {
+        let keys = &self.node(node).table.unique_keys;
+        keys.iter().any(|key| key.iter().all(|column| columns.contains(column)))
+    }
+
     /// Rows of a node's table for each value of these columns, before its filter.
     pub(crate) fn fanout(&self, node: NodeId, columns: &[usize]) -> f64 {
-        let rows = self.table_rows(node);
-        let table = &self.node(node).table;
-        if table.unique_keys.iter().any(|key| key.iter().all(|column| columns.contains(column))) {
+        if self.unique(node, columns) {
             return 1.0;
         }
+        let rows = self.table_rows(node);
         if let Some(fanout) = self.stats[node].fanout(columns) {
             return fanout.min(rows);
         }
@@ -231,9 +236,10 @@ impl<'a> Model<'a> {
         if !self.indexed(node, &edge.child_columns) {
             return SUBQUERY + self.table_rows(node) * (STEP + self.share[node] * self.nested_probes(filter));
         }
-        // It stops at the first row found.
+        // It stops at the first row found, or sees all.
         let visit = self.visit(node, filter, &edge.child_columns);
-        let until = visit.rows.min(1.0 / self.share[node].max(1e-9)).max(1.0);
+        let until_found = visit.rows.min(1.0 / self.share[node].max(1e-9));
+        let until = (self.truth[node] * until_found + (1.0 - self.truth[node]) * visit.rows).max(1.0);
         SUBQUERY + until * (visit.each + self.nested_probes(filter))
     }
 

@@ -8,7 +8,7 @@ use engine::replica::ReplicaError;
 
 /// Errors within the planner.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Reading the replica failed.
     #[error(transparent)]
     Replica(#[from] ReplicaError),
@@ -21,7 +21,7 @@ pub enum Error {
 }
 
 /// Results within the planner.
-pub type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {

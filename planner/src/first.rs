@@ -20,7 +20,7 @@ use crate::operator::{common_plan_methods, properties};
 
 /// Keeps the first rows of each key.
 #[derive(Debug)]
-pub struct FirstPerKeyExec {
+pub(crate) struct FirstPerKeyExec {
     input: Arc<dyn ExecutionPlan>,
     keys: Vec<usize>,
     limit: usize,

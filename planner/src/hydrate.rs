@@ -116,7 +116,9 @@ impl Planner {
             let positions = positions.as_primitive::<UInt32Type>();
             let arena = run.arena.lock();
             rows.reserve(positions.len());
-            rows.extend(positions.values().iter().map(|&position| Arc::clone(&arena[position as usize])));
+            for &position in positions.values() {
+                rows.push(arena.get(position)?);
+            }
         }
         Ok(rows)
     }

@@ -27,6 +27,5 @@ mod statement;
 mod stats;
 mod table;
 
-pub use error::Error;
 pub use hydrate::Planner;
 pub use table::SqliteTable;

@@ -23,7 +23,7 @@ use crate::statement::{Batcher, Statement};
 
 /// Reads a table by keys.
 #[derive(Debug)]
-pub struct SqliteLookupExec {
+pub(crate) struct SqliteLookupExec {
     run: Arc<Run>,
     statement: Arc<Statement>,
     input: Arc<dyn ExecutionPlan>,

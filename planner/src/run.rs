@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use engine::commit::StoredRow;
 use engine::query::Query;
-use engine::replica::{Reader, RowCodec, Snapshot};
+use engine::replica::{Reader, ReplicaError, RowCodec, Snapshot};
 use parking_lot::Mutex;
 use rusqlite::CachedStatement;
 use zql_spec::schema::Table;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::statement::Statement;
 
 /// One run of a plan.
@@ -27,7 +27,58 @@ pub(crate) struct Run {
     /// The connection for reads in place. Held for a batch at a time and never while waiting.
     pub(crate) reader: Mutex<Reader>,
     /// Rows decoded whole.
-    pub(crate) arena: Mutex<Vec<Arc<StoredRow>>>,
+    pub(crate) arena: Mutex<Arena>,
+}
+
+/// Rows decoded whole, by position. A row that clients cannot be given fails the query only if it is part of
+/// the answer: a join may drop it yet.
+#[derive(Default)]
+pub(crate) struct Arena {
+    rows: Vec<Option<Arc<StoredRow>>>,
+    failures: Vec<(usize, String)>,
+}
+
+impl Arena {
+    /// Forgets all rows.
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.failures.clear();
+    }
+
+    /// Adds a row, or why it is none, and gives its position.
+    pub(crate) fn push(&mut self, row: std::result::Result<Arc<StoredRow>, ReplicaError>) -> Result<u32> {
+        let position = self.rows.len();
+        match row {
+            Ok(row) => self.rows.push(Some(row)),
+            Err(ReplicaError::Value(message)) => {
+                self.failures.push((position, message));
+                self.rows.push(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        u32::try_from(position).map_err(|_| Error::TooManyRows)
+    }
+
+    /// The row added last, unless it is none.
+    pub(crate) fn last(&self) -> Option<&StoredRow> {
+        self.rows.last().and_then(Option::as_deref)
+    }
+
+    /// The row at a position.
+    ///
+    /// # Errors
+    /// If it is a row that clients cannot be given.
+    pub(crate) fn get(&self, position: u32) -> Result<Arc<StoredRow>> {
+        let position = position as usize;
+        match self.rows.get(position) {
+            Some(Some(row)) => Ok(Arc::clone(row)),
+            _ => {
+                let failure = self.failures.iter().find(|(failed, _)| *failed == position);
+                let message = failure.map_or_else(|| "the row is gone".to_owned(), |(_, message)| message.clone());
+                Err(Error::Replica(ReplicaError::Value(message)))
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Run {

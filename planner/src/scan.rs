@@ -28,7 +28,7 @@ const AHEAD: usize = 2;
 
 /// Reads a table.
 #[derive(Debug)]
-pub struct SqliteScanExec {
+pub(crate) struct SqliteScanExec {
     run: Arc<Run>,
     statement: Arc<Statement>,
     stream: bool,

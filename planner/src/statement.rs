@@ -11,7 +11,6 @@ use arrow::array::{
     ArrayRef, BooleanBuilder, Float64Builder, Int64Array, RecordBatch, RecordBatchOptions, StringBuilder, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use engine::commit::StoredRow;
 use engine::query::Query;
 use engine::replica::RowCodec;
 use engine::sql::Sql;
@@ -21,8 +20,9 @@ use rusqlite::types::ValueRef;
 use zql_spec::schema::{Table, ValueType};
 use zql_spec::value::Value;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::plan::{Col, Leaf, Probe};
+use crate::run::Arena;
 
 /// Rows of a batch: enough for vectorised joins to pay, and small enough to stay in a core's cache.
 pub(crate) const BATCH_ROWS: usize = 8192;
@@ -170,17 +170,21 @@ impl<'a> Batcher<'a> {
     }
 
     /// Adds SQLite's current row.
-    pub(crate) fn push(&mut self, row: &Row<'_>, arena: &mut Vec<Arc<StoredRow>>) -> Result<()> {
-        if let Some(offset) = self.statement.row_offset {
-            arena.push(self.codec.decode(row, offset)?);
-        }
+    pub(crate) fn push(&mut self, row: &Row<'_>, arena: &mut Arena) -> Result<()> {
+        let position = match self.statement.row_offset {
+            Some(offset) => arena.push(self.codec.decode(row, offset))?,
+            None => 0,
+        };
         for (column, &(source, kind)) in self.columns.iter_mut().zip(&self.statement.columns) {
             match source {
-                Source::Position => {
-                    let position = u32::try_from(arena.len() - 1).map_err(|_| Error::TooManyRows)?;
-                    column.push_position(position);
-                }
-                Source::OfRow(of_row) => column.push_value(&arena[arena.len() - 1].values[of_row]),
+                Source::Position => column.push_position(position),
+                Source::OfRow(of_row) => match arena.last() {
+                    Some(row) => column.push_value(&row.values[of_row]),
+                    None => {
+                        let offset = self.statement.row_offset.unwrap_or_default();
+                        column.push_stored(row.get_ref(offset + of_row)?, kind);
+                    }
+                },
                 Source::Selected(selected) => column.push_stored(row.get_ref(selected)?, kind),
             }
         }

@@ -156,3 +156,45 @@ fn witnesses_are_few() {
         assert_eq!(counts, [2, 6]);
     }
 }
+
+#[test]
+fn values_that_clients_cannot_be_given() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut load = begin(&directory.path().join("replica.db"));
+    let rows = (0..30).map(|id| vec![int(id), int(if id == 20 { (1 << 53) + 2 } else { id })]);
+    let indexes = table(&mut load, "t", &[("id", "int8|NOT_NULL"), ("big", "int8")], &["!id"], rows);
+    load.create_index(&indexes[0]).unwrap();
+    let snapshot = load.finish().unwrap().pin().unwrap();
+    let everything = from("t").related("same", "id", "id", from("t"));
+    for planner in (0..8).map(Planner::careless).chain([Planner::new()]) {
+        let error = planner.hydrate(&resolve(&everything, &snapshot), &snapshot).unwrap_err();
+        assert_eq!(error.to_string(), "value 9007199254740994 (in t.big) is outside of supported bounds");
+        let fine = from("t").filter(number("id", SimpleOperator::Lt, 20.0)).related("same", "id", "id", from("t"));
+        assert_eq!(planner.hydrate(&resolve(&fine, &snapshot), &snapshot).unwrap().nodes[1].len(), 20);
+    }
+}
+
+#[test]
+fn tables_that_grow_after_they_were_analysed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut load = begin(&directory.path().join("replica.db"));
+    let mut indexes = table(&mut load, "a", &[("id", "int8|NOT_NULL")], &["!id"], [vec![int(0)]]);
+    indexes.extend(table(&mut load, "b", &[("id", "int8|NOT_NULL"), ("a", "int8")], &["!id", "a"], []));
+    for index in &indexes {
+        load.create_index(index).unwrap();
+    }
+    let replica = load.finish().unwrap();
+    let mut writer = replica.writer().unwrap();
+    let mut tx = writer.begin("02").unwrap();
+    let (a, b) = (tx.relation("a", &["id"], &["id"]).unwrap(), tx.relation("b", &["id", "a"], &["id"]).unwrap());
+    for id in 1..3000 {
+        tx.insert(&a, &[int(id)]).unwrap();
+        tx.insert(&b, &[int(id), int(id)]).unwrap();
+    }
+    tx.commit().unwrap();
+    let snapshot = replica.pin().unwrap();
+    let query =
+        resolve(&from("a").filter(number("id", SimpleOperator::Eq, 7.0)).related("b", "id", "a", from("b")), &snapshot);
+    let plan = Planner::new().explain(&query, &snapshot).unwrap();
+    assert!(plan.contains("Lookup by a"), "{plan}");
+}

@@ -55,21 +55,22 @@ fn a_selective_exists_drives() {
     check(
         &from("issue").filter(labelled("rare")),
         expect![[r#"
-        0 issue (root): 200 rows
-          Lookup by id ~1010: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0."id" = ?1)
-            Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
-              Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-        1 issue_label (exists e of 0, 200 keys): 200 rows
-          Fetch ~10: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
-            First 3 per key ~10
-              SemiJoin (hash of keys) ~10
-                Lookup by issue ~200: SELECT n1._rowid_, n1."label", n1."issue" FROM "issue_label" AS n1 WHERE (n1."issue" = ?1)
-                  ParentKeys ~200
-                Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-        2 label (exists e of 1, 1 keys): 1 rows
-          Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
-            ParentKeys ~1
-    "#]],
+            0 issue (root): 200 rows
+              Lookup by id ~1010: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0."id" = ?1)
+                Distinct ~1010
+                  Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                    Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+            1 issue_label (exists e of 0, 200 keys): 200 rows
+              Fetch ~10: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
+                First 3 per key ~10
+                  SemiJoin (hash of keys) ~10
+                    Lookup by issue ~200: SELECT n1._rowid_, n1."label", n1."issue" FROM "issue_label" AS n1 WHERE (n1."issue" = ?1)
+                      ParentKeys ~200
+                    Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+            2 label (exists e of 1, 1 keys): 1 rows
+              Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
+                ParentKeys ~1
+        "#]],
     );
 }
 
@@ -95,24 +96,25 @@ fn a_disjunction_of_exists_is_marked() {
     check(
         &from("issue").filter(mine),
         expect![[r#"
-        0 issue (root): 401 rows
-          Fetch ~1414: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
-            Filter (truth0 or exists1) ~1414
-              MarkJoin exists1 (hash of keys) ~20000
-                Scan ~20000: SELECT n0._rowid_, n0."id", ((n0."id" = ?1) OR (n0."owner" = ?2)) FROM "issue" AS n0
-                Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
-                  Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-        1 issue_label (exists e of 0, 401 keys): 200 rows
-          Fetch ~20: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
-            First 3 per key ~20
-              SemiJoin (hash of keys) ~20
-                Lookup by label ~1010: SELECT n1._rowid_, n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
-                  Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-                ParentKeys ~401
-        2 label (exists e of 1, 1 keys): 1 rows
-          Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
-            ParentKeys ~1
-    "#]],
+            0 issue (root): 401 rows
+              Fetch ~1414: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
+                Filter (truth0 or exists1) ~1414
+                  MarkJoin exists1 (hash of keys) ~20000
+                    Scan ~20000: SELECT n0._rowid_, n0."id", ((n0."id" = ?1) OR (n0."owner" = ?2)) FROM "issue" AS n0
+                    Distinct ~1010
+                      Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                        Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+            1 issue_label (exists e of 0, 401 keys): 200 rows
+              Fetch ~20: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
+                First 3 per key ~20
+                  SemiJoin (hash of keys) ~20
+                    Lookup by label ~1010: SELECT n1._rowid_, n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                      Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+                    ParentKeys ~401
+            2 label (exists e of 1, 1 keys): 1 rows
+              Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
+                ParentKeys ~1
+        "#]],
     );
 }
 
