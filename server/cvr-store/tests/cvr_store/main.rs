@@ -16,6 +16,7 @@ use zql_spec::version::CvrVersion;
 mod batches;
 mod behind;
 mod catch_up;
+mod life;
 mod load;
 mod purge;
 mod tables;
