@@ -288,7 +288,8 @@ fn settings(root: &Path, port: u16, options: &Options) -> Vec<OsString> {
         ("max_replication_slots", "64".to_owned()),
         ("max_connections", "400".to_owned()),
         ("fsync", durable.to_owned()),
-        ("synchronous_commit", durable.to_owned()),
+        // Always: the WAL sender sends what is flushed, and with this off a flush waits for the WAL writer's next round.
+        ("synchronous_commit", "on".to_owned()),
         ("full_page_writes", durable.to_owned()),
         ("shared_buffers", "128MB".to_owned()),
         ("max_wal_size", "2GB".to_owned()),

@@ -1,4 +1,6 @@
-//! Events as lines of JSON, for scripts.
+//! Events as lines of JSON, for scripts. Times are in milliseconds; `at` is the wall clock's, since 1970.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use protocol_client::{Poke, State};
 use serde_json::{Value, json};
@@ -6,7 +8,7 @@ use zql_spec::protocol::downstream::{QueryError, QueryOp, RowOp};
 
 /// The socket is open and accepted.
 pub(super) fn connected(attempt: u32, milliseconds: f64) -> Value {
-    json!({"event": "connected", "attempt": attempt, "ms": milliseconds})
+    json!({"event": "connected", "at": now(), "attempt": attempt, "ms": milliseconds})
 }
 
 /// A poke, whole: what it changed and how long its messages took to arrive.
@@ -29,6 +31,7 @@ pub(super) fn poke(poke: &Poke) -> Value {
         .collect();
     json!({
         "event": "poke",
+        "at": now(),
         "base": poke.base,
         "cookie": poke.cookie,
         "rows": rows,
@@ -40,7 +43,7 @@ pub(super) fn poke(poke: &Poke) -> Value {
 
 /// The query's rows are all there.
 pub(super) fn complete(milliseconds: f64, state: &State) -> Value {
-    json!({"event": "complete", "ms": milliseconds, "rows": state.len()})
+    json!({"event": "complete", "at": now(), "ms": milliseconds, "rows": state.len()})
 }
 
 /// The answer to a ping.
@@ -56,4 +59,8 @@ pub(super) fn transform_error(errors: &[QueryError]) -> Value {
 /// The connection is gone.
 pub(super) fn disconnected(why: &protocol_client::Error, again: bool) -> Value {
     json!({"event": "disconnected", "why": why.to_string(), "reconnects": again})
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64() * 1e3)
 }
