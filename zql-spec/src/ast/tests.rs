@@ -1,3 +1,5 @@
+//! The parser and printer of ASTs against the rules of the wire.
+
 use crate::ast::Ast;
 use crate::json::Json;
 

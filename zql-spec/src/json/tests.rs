@@ -1,3 +1,5 @@
+//! The JSON parser and printer against JavaScript's.
+
 use super::{Json, MAX_DEPTH};
 
 #[test]
