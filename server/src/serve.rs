@@ -137,6 +137,10 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
     let http = tokio::spawn(sync::http::serve(Arc::clone(&hub), listener, async move {
         let _ = stopped.await;
     }));
+    let purging = tokio::spawn({
+        let (store, options) = (store.clone(), config.cvr_purge.clone());
+        async move { store.purge(options).await }
+    });
     tracing::info!("listening at http://{address}");
     tracing::info!("zql ready ({} ms)", started.elapsed().as_millis());
 
@@ -150,6 +154,7 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
     let (connections, groups) = hub.sizes();
     tracing::info!(connections, groups, "draining");
     hub.drain(DRAIN).await;
+    purging.abort();
     store.close().await;
     http.abort();
     match outcome {

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cvr_store::purge::PurgeOptions;
 use zql_spec::protocol::connect::number;
 
 use crate::options::{Kind, OPTIONS, Settings, Status};
@@ -60,6 +61,8 @@ pub struct Config {
     pub cvr_db: String,
     /// `ZERO_CVR_MAX_CONNS`
     pub cvr_max_conns: usize,
+    /// `ZERO_CVR_GARBAGE_COLLECTION_*`
+    pub cvr_purge: PurgeOptions,
     /// `ZERO_REPLICA_FILE`
     pub replica_file: PathBuf,
     /// `ZERO_PORT`; 0 lets the system choose.
@@ -136,6 +139,7 @@ impl Config {
             cvr_db: text("ZERO_CVR_DB").unwrap_or_else(|| upstream_db.clone()),
             upstream_db,
             cvr_max_conns: whole(settings, "ZERO_CVR_MAX_CONNS", 30, 1..=10_000)?,
+            cvr_purge: purge(settings)?,
             replica_file: text("ZERO_REPLICA_FILE").unwrap_or_else(|| "zero.db".to_owned()).into(),
             port: whole(settings, "ZERO_PORT", 4848, 0..=65_535)?,
             app_id,
@@ -219,6 +223,21 @@ fn boolean(settings: &Settings, env: &str) -> Option<bool> {
 }
 
 /// A whole number within bounds.
+fn purge(settings: &Settings) -> Result<PurgeOptions, ConfigError> {
+    let option = |name: &str| format!("ZERO_CVR_GARBAGE_COLLECTION_{name}");
+    let default = PurgeOptions::default();
+    // Longer than a century is never.
+    let hours = 1..=1_000_000;
+    let inactivity =
+        whole(settings, &option("INACTIVITY_THRESHOLD_HOURS"), default.inactivity.as_secs() / 3600, hours)?;
+    let interval = whole(settings, &option("INITIAL_INTERVAL_SECONDS"), default.interval.as_secs(), 1..=86_400)?;
+    Ok(PurgeOptions {
+        inactivity: Duration::from_secs(inactivity * 3600),
+        interval: Duration::from_secs(interval),
+        batch: whole(settings, &option("INITIAL_BATCH_SIZE"), default.batch, 0..=1_000_000)?,
+    })
+}
+
 fn whole<T: TryFrom<i64>>(
     settings: &Settings,
     env: &str,

@@ -10,7 +10,7 @@ use cvr::flush::{Flush, FlushTimes};
 use cvr::patch::{QueryPatch, RowPatch, lacks};
 use cvr::row::{QueryId, RowId};
 use cvr::rows_update::{Contents, QueryUpdate};
-use cvr_store::Range;
+use cvr_store::{CaughtUp, Range};
 use engine::commit::{StoredRow, Version};
 use engine::graph::QueryDelta;
 use zql_spec::version::{CvrVersion, StateVersion};
@@ -139,19 +139,27 @@ impl Group {
 
     /// Adds what happened up to a version that some client does not have; `excluded` queries' rows are told anyway.
     async fn missed(&mut self, up_to: &CvrVersion, excluded: Vec<QueryId>, items: &mut Vec<Item>) -> Result<(), Fault> {
-        let behind = self
+        let behind: Vec<Option<CvrVersion>> = self
             .clients
             .iter()
             .filter(|client| !client.is_joining() && !client.lagging && lacks(client.base.as_ref(), up_to))
             .map(|client| client.base.clone())
-            .min();
-        let Some(after) = behind else { return Ok(()) };
+            .collect();
+        let Some(after) = behind.iter().min().cloned() else { return Ok(()) };
         if after.is_none() && up_to.is_empty() {
             return Ok(());
         }
-        let current = self.record()?.cvr.version.clone();
-        let range = Range { group: Arc::clone(&self.id), after, up_to: up_to.clone(), current, excluded };
-        let caught_up = self.services.store.catch_up(range).await.map_err(|error| Fault::group(store_error(&error)))?;
+        let record = self.record()?;
+        let caught_up = if behind.iter().all(Option::is_none) {
+            // Whoever has nothing needs not be told what is gone: memory knows the rest.
+            let excluded = excluded.into_iter().collect();
+            let (rows, queries) = cvr::catch_up::from_nothing(&record.cvr, &record.rows, up_to, &excluded);
+            CaughtUp { rows, queries }
+        } else {
+            let current = record.cvr.version.clone();
+            let range = Range { group: Arc::clone(&self.id), after, up_to: up_to.clone(), current, excluded };
+            self.services.store.catch_up(range).await.map_err(|error| Fault::group(store_error(&error)))?
+        };
         let Some(tables) = &self.tables else { return Ok(()) };
         let mut wanted = Vec::new();
         let mut patches = Vec::new();
