@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use engine::hydration::Hydrate;
 use planner::Planner;
-use zql_spec::ast::{Ast, Condition, Direction};
+use zql_spec::ast::{Ast, Condition, Direction, SimpleOperator};
 
 #[allow(dead_code, missing_docs, unreachable_pub)]
 #[path = "../tests/planner/tracker.rs"]
@@ -60,6 +60,10 @@ fn main() {
         (
             "disjunction with EXISTS over 100,000",
             from("issue").filter(Condition::Or(vec![equal("id", "i5"), equal("owner", "u7"), labelled("rare")])),
+        ),
+        (
+            "disjunction with EXISTS, one branch without index",
+            from("issue").filter(Condition::Or(vec![number("priority", SimpleOperator::Eq, 3.0), labelled("rare")])),
         ),
         ("NOT EXISTS without index", from("user").filter(not_exists("id", "author", from("comment")))),
         ("20,000 issues and 30,000 comments", newest().limit(20_000).related("comments", "id", "issue", comments())),

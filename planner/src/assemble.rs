@@ -185,8 +185,7 @@ impl<'a> Assembly<'a> {
         }
 
         // Columns that travel.
-        let table = &model.node(node).table;
-        let row_cost = cost::ROW + cost::VALUE * table.columns.len() as f64;
+        let row_cost = row_cost(model, node);
         let filtered_after = joins || semi_with_keys || (sort && cut_after.is_some());
         let late_cost = leaf_rows * cost::EMIT + rows_out * (cost::PROBE + cost::SEEK + row_cost);
         let late = want.columns.is_none() && filtered_after && late_cost < leaf_rows * row_cost;
@@ -198,7 +197,7 @@ impl<'a> Assembly<'a> {
         };
         match &want.columns {
             None => add(if late { Col::RowId } else { Col::Row }),
-            Some(wanted) => wanted.iter().for_each(|&column| add(Col::Column(column))),
+            Some(wanted) => wanted.iter().for_each(|&column| add(column)),
         }
         for (exists, _) in &self.joined {
             if let Some(edge) = &model.node(*exists).edge {
@@ -313,23 +312,32 @@ impl<'a> Assembly<'a> {
             let (columns, cost) = (rel.columns.clone(), rel.cost + rel.rows * cost::HASH + cost::OPERATOR);
             rel = Rel { op: Op::First { input: Box::new(rel), keys, limit }, node, columns, rows: rows_out, cost };
         }
-        if late {
-            let by = vec![rel.position(Col::RowId).expect("rows that are fetched late have their rowid")];
-            let cost = rel.cost + cost::STATEMENT + rows_out * (cost::PROBE + cost::SEEK + row_cost) + cost::OPERATOR;
-            let leaf = Leaf {
-                node,
-                filter: Filter::Const(true),
-                truths: Vec::new(),
-                lookup: Probe::RowId,
-                order: false,
-                limit: None,
-                stream: false,
-            };
-            let op = Op::Lookup { input: Box::new(rel), by, leaf };
-            rel = Rel { op, node, columns: vec![Col::Row], rows: rows_out, cost };
-        }
-        rel
+        if late { fetch(model, rel, rows_out) } else { rel }
     }
+}
+
+/// Reads the rows of a relation whole by their rowids.
+pub(crate) fn fetch(model: &Model<'_>, rel: Rel, rows: f64) -> Rel {
+    let node = rel.node;
+    let by = vec![rel.position(Col::RowId).expect("rows that are fetched late have their rowid")];
+    let row_cost = row_cost(model, node);
+    let cost = rel.cost + cost::STATEMENT + rows * (cost::PROBE + cost::SEEK + row_cost) + cost::OPERATOR;
+    let leaf = Leaf {
+        node,
+        filter: Filter::Const(true),
+        truths: Vec::new(),
+        lookup: Probe::RowId,
+        order: false,
+        limit: None,
+        stream: false,
+    };
+    let op = Op::Lookup { input: Box::new(rel), by, leaf };
+    Rel { op, node, columns: vec![Col::Row], rows, cost }
+}
+
+/// What it costs to make a whole row of a node.
+fn row_cost(model: &Model<'_>, node: NodeId) -> f64 {
+    cost::ROW + cost::VALUE * model.node(node).table.columns.len() as f64
 }
 
 /// The distinct keys of the parents' rows, given when the plan runs.

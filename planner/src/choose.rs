@@ -10,7 +10,7 @@
 
 use engine::query::{Edge, Filter, NodeId, Role, WITNESS_CAP};
 
-use crate::assemble::Assembly;
+use crate::assemble::{Assembly, fetch};
 use crate::cost::{self, Model};
 use crate::parts::{Driver, Parts};
 use crate::plan::{Col, Op, Rel};
@@ -19,11 +19,14 @@ use crate::plan::{Col, Op, Rel};
 /// as much as reading a few hundred rows.
 pub(crate) const STREAM_ROWS: f64 = 20_000.0;
 
+/// Most branches of a disjunction that are planned one by one.
+const BRANCHES_MAX: usize = 8;
+
 /// What is wanted of a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Want {
     /// These columns; none for whole rows.
-    pub(crate) columns: Option<Vec<usize>>,
+    pub(crate) columns: Option<Vec<Col>>,
     /// How many rows (of each key, if there are keys).
     pub(crate) limit: Option<usize>,
     /// Whether the limit is of the first rows in the node's order rather than of any.
@@ -77,18 +80,18 @@ impl<'a> Chooser<'a> {
             None => Vec::new(),
         };
         let (unique, fanout) = (self.model.unique(node, &columns), self.model.fanout(node, &columns));
-        let want = Want { columns: Some(columns), limit: None, ordered: false, keys: None };
+        let mut wanted: Vec<Col> = Vec::new();
+        for &column in &columns {
+            if !wanted.contains(&Col::Column(column)) {
+                wanted.push(Col::Column(column));
+            }
+        }
+        let want = Want { columns: Some(wanted.clone()), limit: None, ordered: false, keys: None };
         let mut plan = self.best(node, &want);
         if !unique {
             let rows = plan.rows.min(self.model.table_rows(node) / fanout.max(1.0)).max(plan.rows.min(1.0));
             let cost = plan.cost + plan.rows * cost::BUILD + cost::OPERATOR;
-            let mut columns: Vec<Col> = Vec::new();
-            for &column in want.columns.iter().flatten() {
-                if !columns.contains(&Col::Column(column)) {
-                    columns.push(Col::Column(column));
-                }
-            }
-            plan = Rel { op: Op::Distinct { input: Box::new(plan) }, node, columns, rows, cost };
+            plan = Rel { op: Op::Distinct { input: Box::new(plan) }, node, columns: wanted, rows, cost };
         }
         self.key_plans[node] = Some(plan.clone());
         plan
@@ -98,12 +101,14 @@ impl<'a> Chooser<'a> {
         let filter = self.fold(&self.model.node(node).filter);
         let matches = self.model.node(node).edge.as_ref().is_none_or(|edge| self.comparable(node, edge));
         if filter == Filter::Const(false) || want.limit == Some(0) || !matches {
-            let columns = match &want.columns {
-                Some(columns) => columns.iter().map(|&column| Col::Column(column)).collect(),
-                None => vec![Col::Row],
-            };
+            let columns = want.columns.clone().unwrap_or_else(|| vec![Col::Row]);
             return Rel { op: Op::Empty, node, columns, rows: 0.0, cost: 0.0 };
         }
+        self.best_for(node, filter, want, true)
+    }
+
+    /// The cheapest plan for a folded filter; by the branches of a disjunction only if they may be `split`.
+    fn best_for(&mut self, node: NodeId, filter: Filter, want: &Want, split: bool) -> Rel {
         let parts = Parts::new(filter);
         let mut drivers = vec![Driver::Scan];
         if want.keys.is_some() {
@@ -123,6 +128,11 @@ impl<'a> Chooser<'a> {
                 candidates.extend(self.candidate(node, driver, &parts, want, join));
             }
         }
+        if split && want.keys.is_none() {
+            for position in 0..parts.mixed.len() {
+                candidates.extend(self.by_branches(node, &parts, position, want));
+            }
+        }
         match &mut self.dice {
             Some(dice) => candidates.swap_remove(dice.below(candidates.len())),
             None => {
@@ -130,6 +140,47 @@ impl<'a> Chooser<'a> {
                 cheapest.expect("a scan that probes is always possible")
             }
         }
+    }
+
+    /// The plan that answers each branch of a disjunction by itself and puts the answers together, so that each
+    /// branch can use its own index or its own EXISTS. All other conditions become part of every branch.
+    fn by_branches(&mut self, node: NodeId, parts: &Parts, position: usize, want: &Want) -> Option<Rel> {
+        let Filter::Or(branches) = &parts.mixed[position] else { return None };
+        if branches.len() > BRANCHES_MAX {
+            return None;
+        }
+        let order = &self.model.node(node).order;
+        let columns = want.columns.clone().unwrap_or_else(|| {
+            let sorted = if want.ordered { &order[..] } else { &[] };
+            [Col::RowId].into_iter().chain(sorted.iter().map(|&(column, _)| Col::Column(column))).collect()
+        });
+        let inner = Want { columns: Some(columns.clone()), limit: None, ordered: false, keys: None };
+        let rest = parts.conditions(Some(position));
+        let inputs: Vec<Rel> = branches
+            .iter()
+            .map(|branch| {
+                let filter = conjunction(rest.iter().cloned().chain([branch.clone()]).collect());
+                self.best_for(node, filter, &inner, false)
+            })
+            .collect();
+        let rows: f64 = inputs.iter().map(|input| input.rows).sum();
+        let cost = inputs.iter().map(|input| input.cost).sum::<f64>() + cost::OPERATOR;
+        let all = Rel { op: Op::Concat { inputs }, node, columns: columns.clone(), rows, cost };
+        let cost = cost + rows * cost::BUILD + cost::OPERATOR;
+        let mut rel = Rel { op: Op::Distinct { input: Box::new(all) }, node, columns: columns.clone(), rows, cost };
+        if let Some(limit) = want.limit {
+            let kept = rows.min(limit as f64);
+            let cost = rel.cost + rows * cost::BUILD + cost::OPERATOR;
+            let input = Box::new(rel);
+            let op = if want.ordered {
+                Op::Sort { input, order: order.clone(), fetch: Some(limit) }
+            } else {
+                Op::First { input, keys: Vec::new(), limit }
+            };
+            rel = Rel { op, node, columns, rows: kept, cost };
+        }
+        let rows = rel.rows;
+        Some(if want.columns.is_none() { fetch(self.model, rel, rows) } else { rel })
     }
 
     /// The plan with this driver. With `join`, each EXISTS for which it is cheaper is joined, and there is no

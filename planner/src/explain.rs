@@ -81,6 +81,7 @@ fn describe(query: &Query, rel: &Rel, depth: usize, text: &mut String) {
             describe_truth(truth, text);
         }
         Op::Distinct { .. } => text.push_str("Distinct"),
+        Op::Concat { .. } => text.push_str("Concat"),
         Op::Sort { fetch: Some(fetch), .. } => {
             let _ = write!(text, "TopK {fetch}");
         }

@@ -11,6 +11,7 @@
 
 mod assemble;
 mod choose;
+mod concat;
 mod cost;
 mod error;
 mod explain;

@@ -57,6 +57,13 @@ impl Parts {
         parts
     }
 
+    /// The conditions, but for one of the disjunctions.
+    pub(crate) fn conditions(&self, but: Option<usize>) -> Vec<Filter> {
+        let exists = self.exists.iter().map(|&(node, negated)| Filter::Exists { node, negated });
+        let mixed = self.mixed.iter().enumerate().filter(|(position, _)| Some(*position) != but);
+        [self.simple.clone()].into_iter().chain(exists).chain(mixed.map(|(_, filter)| filter.clone())).collect()
+    }
+
     /// All EXISTS, those in disjunctions included.
     pub(crate) fn all_exists(&self) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = self.exists.iter().map(|&(node, _)| node).collect();

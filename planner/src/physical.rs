@@ -22,6 +22,7 @@ use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use zql_spec::ast::Direction;
 
+use crate::concat::ConcatExec;
 use crate::error::{Error, Result};
 use crate::first::FirstPerKeyExec;
 use crate::lookup::SqliteLookupExec;
@@ -84,6 +85,16 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
             });
             let group = PhysicalGroupBy::new_single(columns.collect::<Result<_>>()?);
             Arc::new(AggregateExec::try_new(AggregateMode::Single, group, Vec::new(), Vec::new(), built, schema)?)
+        }
+        Op::Concat { inputs } => {
+            let built = inputs.iter().map(|input| {
+                let positions = rel
+                    .columns
+                    .iter()
+                    .map(|&wanted| input.position(wanted).ok_or_else(|| internal("a column that its input lacks")));
+                Ok((build(run, input, keys)?, positions.collect::<Result<Vec<_>>>()?))
+            });
+            Arc::new(ConcatExec::new(schema(table, &rel.columns), built.collect::<Result<_>>()?))
         }
         Op::Sort { input, order, fetch } => {
             let built = build(run, input, keys)?;

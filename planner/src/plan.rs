@@ -120,6 +120,11 @@ pub(crate) enum Op {
         /// Gives the rows.
         input: Box<Rel>,
     },
+    /// The rows of one input after the other, their columns in one order. Rows may repeat.
+    Concat {
+        /// Give the rows.
+        inputs: Vec<Rel>,
+    },
     /// Sorts.
     Sort {
         /// Gives the rows.
@@ -166,6 +171,7 @@ impl Rel {
         match &self.op {
             Op::Empty | Op::Keys | Op::Scan(_) => Vec::new(),
             Op::Lookup { input, .. } | Op::Filter { input, .. } | Op::Distinct { input } => vec![input],
+            Op::Concat { inputs } => inputs.iter().collect(),
             Op::Sort { input, .. } | Op::First { input, .. } => vec![input],
             Op::Join { keys, input, .. } => vec![input, keys],
         }

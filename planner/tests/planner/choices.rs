@@ -2,7 +2,7 @@
 
 use expect_test::{Expect, expect};
 use planner::Planner;
-use zql_spec::ast::{Ast, Condition, Direction};
+use zql_spec::ast::{Ast, Condition, Direction, SimpleOperator};
 
 use crate::tracker::*;
 
@@ -91,19 +91,21 @@ fn a_page_probes_an_exists_that_mostly_holds() {
 }
 
 #[test]
-fn a_disjunction_of_exists_is_marked() {
+fn a_disjunction_takes_each_branch_by_its_index() {
     let mine = Condition::Or(vec![equal("id", "i5"), equal("owner", "u7"), labelled("rare")]);
     check(
         &from("issue").filter(mine),
         expect![[r#"
             0 issue (root): 401 rows
-              Fetch ~1414: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
-                Filter (truth0 or exists1) ~1414
-                  MarkJoin exists1 (hash of keys) ~20000
-                    Scan ~20000: SELECT n0._rowid_, n0."id", ((n0."id" = ?1) OR (n0."owner" = ?2)) FROM "issue" AS n0
-                    Distinct ~1010
-                      Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
-                        Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+              Fetch ~1446: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
+                Distinct ~1446
+                  Concat ~1446
+                    Scan ~1: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
+                    Scan ~435: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."owner" = ?1)
+                    Lookup by id ~1010: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
+                      Distinct ~1010
+                        Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                          Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
             1 issue_label (exists e of 0, 401 keys): 200 rows
               Fetch ~20: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
                 First 3 per key ~20
@@ -115,6 +117,34 @@ fn a_disjunction_of_exists_is_marked() {
               Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
                 ParentKeys ~1
         "#]],
+    );
+}
+
+#[test]
+fn a_disjunction_without_indexes_is_marked() {
+    let urgent = Condition::Or(vec![number("priority", SimpleOperator::Eq, 3.0), labelled("rare")]);
+    check(
+        &from("issue").filter(urgent),
+        expect![[r#"
+        0 issue (root): 4200 rows
+          Fetch ~2010: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
+            Distinct ~2010
+              Concat ~2010
+                Scan ~1000: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."priority" = ?1)
+                Lookup by id ~1010: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
+                  Distinct ~1010
+                    Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                      Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+        1 issue_label (exists e of 0, 4200 keys): 200 rows
+          First 3 per key ~210
+            SemiJoin (hash of keys) ~210
+              Lookup by label ~1010: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+              ParentKeys ~4200
+        2 label (exists e of 1, 1 keys): 1 rows
+          Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
+            ParentKeys ~1
+    "#]],
     );
 }
 
