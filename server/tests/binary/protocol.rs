@@ -17,6 +17,11 @@ const SCHEMA: &str = r#"{"tables":{
 "label":{"columns":{"id":{"type":"string"},"name":{"type":"string"}},"primaryKey":["id"]},
 "user":{"columns":{"id":{"type":"string"},"name":{"type":"string"}},"primaryKey":["id"]}}}"#;
 
+/// A new client of the user that the API server says everybody is.
+fn user(url: &str) -> Identity {
+    Identity { user_id: Some("u1".into()), ..Identity::fresh(url) }
+}
+
 /// A client with what it holds.
 struct Client {
     identity: Identity,
@@ -106,9 +111,9 @@ async fn a_client_that_comes_back_receives_exactly_what_it_missed() {
         let ids: BTreeSet<&str> = state.table("issue").filter_map(|row| row["id"].as_str()).collect();
         ids == BTreeSet::from(["i1", "i2"])
     };
-    let mut observer = Client::new(Identity::fresh(&url), vec![list(3)]).await;
+    let mut observer = Client::new(user(&url), vec![list(3)]).await;
     observer.got(&list(3)).await;
-    let mut client = Client::new(Identity::fresh(&url), vec![query.clone()]).await;
+    let mut client = Client::new(user(&url), vec![query.clone()]).await;
     client.got(&query).await;
     client.until(ready).await;
 
@@ -143,7 +148,7 @@ async fn clients_of_a_group_share_rows_and_queries() {
     let api = Api::start().expect("the API server");
     let tracker = Tracker::start(&api.url);
     let url = tracker.server.url();
-    let mut one = Client::new(Identity::fresh(&url), vec![list(5)]).await;
+    let mut one = Client::new(user(&url), vec![list(5)]).await;
     one.got(&list(5)).await;
     let page = Hello::named("issues.page", r#"[{"id":"i9"}]"#);
     let mut two = Client::new(one.identity.sibling(), vec![page.clone()]).await;
@@ -165,7 +170,7 @@ async fn bad_input_is_told_to_its_sender_alone() {
     let api = Api::start().expect("the API server");
     let tracker = Tracker::start(&api.url);
     let url = tracker.server.url();
-    let mut bystander = Client::new(Identity::fresh(&url), vec![list(5)]).await;
+    let mut bystander = Client::new(user(&url), vec![list(5)]).await;
     bystander.got(&list(5)).await;
     let deep = format!(
         r#"["changeDesiredQueries",{{"desiredQueriesPatch":[{{"op":"put","hash":"h","ast":{}{}}}]}}]"#,
@@ -186,7 +191,7 @@ async fn bad_input_is_told_to_its_sender_alone() {
         (&delete_myself, ErrorKind::Internal),
         (r#"["initConnection",{"desiredQueriesPatch":[]}]"#, ErrorKind::Internal),
     ] {
-        let identity = Identity { client_id: myself.to_owned(), ..Identity::fresh(&url) };
+        let identity = Identity { client_id: myself.to_owned(), ..user(&url) };
         let mut client = Client::new(identity, vec![]).await;
         client.poke().await;
         client.connection.send_text(message.to_owned()).await.expect("sent");

@@ -16,7 +16,7 @@ struct Watching {
 impl Watching {
     fn start(args: &[&str]) -> Watching {
         let mut child = Command::new(binary())
-            .arg("watch")
+            .args(["watch", "--user", "u1"])
             .args(args)
             .arg("--json")
             .stdout(Stdio::piped())
