@@ -78,7 +78,7 @@ async fn a_failure_is_one_groups_own() {
 async fn values_that_postgres_refuses() {
     let database = Database::new().await;
     let store = database.store("a").await;
-    let mut groups = vec![Group::with_rows(&store, "a", 1).await, Group::with_rows(&store, "b", 1).await];
+    let mut groups = [Group::with_rows(&store, "a", 1).await, Group::with_rows(&store, "b", 1).await];
     let mut outcomes = join_all(groups.iter_mut().enumerate().map(|(index, group)| {
         // Postgres has no text with a zero in it.
         let id = if index == 0 { "\0" } else { "fine" };

@@ -46,7 +46,8 @@ async fn ranges() {
     let flush = group.update("03", &[], &["q"], &[]);
     group.flush(flush).await.unwrap();
 
-    let cases: &[(Option<&str>, &str, &[&str], &[&str])] = &[
+    type Case = (Option<&'static str>, &'static str, &'static [&'static str], &'static [&'static str]);
+    let cases: &[Case] = &[
         (
             None,
             "03",

@@ -43,7 +43,8 @@ fn group(puts: &[(&str, &str, f64)], ends: &[(&str, &str, f64)]) -> Group {
 #[test]
 fn inactive_queries() {
     type Ends = &'static [(&'static str, &'static str, f64)];
-    let cases: &[(&str, Ends, Ends, &[(&str, f64)])] = &[
+    type Case = (&'static str, Ends, Ends, &'static [(&'static str, f64)]);
+    let cases: &[Case] = &[
         ("desired", &[("a", "q", 5.0)], &[], &[]),
         ("ended", &[("a", "q", 5.0)], &[("a", "q", 10.0)], &[("q", 15.0)]),
         ("desired by another", &[("a", "q", 5.0), ("b", "q", 5.0)], &[("a", "q", 10.0)], &[]),
