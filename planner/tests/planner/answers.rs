@@ -198,3 +198,29 @@ fn tables_that_grow_after_they_were_analysed() {
     let plan = Planner::new().explain(&query, &snapshot).unwrap();
     assert!(plan.contains("Lookup by a"), "{plan}");
 }
+
+#[test]
+fn hydrations_run_beside_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = tracker(&directory.path().join("replica.db"), 50, 5_000);
+    let rare = from("issue_label").filter(exists("label", "id", from("label").filter(equal("name", "rare"))));
+    let asts = [
+        from("issue").related("comments", "id", "issue", from("comment")),
+        from("issue").filter(exists("id", "issue", rare.clone())),
+        from("issue").filter(not_exists("id", "issue", rare)).order("modified", Direction::Desc).limit(40),
+        from("user").filter(exists("id", "author", from("comment"))),
+    ];
+    let planner = Planner::new();
+    let alone: Vec<_> = asts.iter().map(|ast| answer(&planner, ast, &snapshot)).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (planner, asts, alone, snapshot) = (&planner, &asts, &alone, &snapshot);
+            scope.spawn(move || {
+                for turn in 0..8 {
+                    let query = (thread + turn) % asts.len();
+                    assert_eq!(answer(planner, &asts[query], snapshot), alone[query]);
+                }
+            });
+        }
+    });
+}
