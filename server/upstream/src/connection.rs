@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use pgwire_replication::{SslMode as StreamSslMode, TlsConfig as StreamTls};
 use tokio_postgres::config::{Host, SslMode};
@@ -35,6 +36,9 @@ pub(crate) enum TlsMode {
 /// the database or the role has set.
 pub(crate) const VALUE_SETTINGS: &str = "SET datestyle = 'ISO, MDY'; SET intervalstyle = 'postgres'; \
      SET extra_float_digits = 1; SET bytea_output = 'hex'; SET timezone = 'UTC'; SET xmloption = 'content'";
+
+/// How long connecting may take unless the URL says otherwise: long enough for a database that wakes up.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A database to connect to.
 #[derive(Clone, Debug)]
@@ -85,6 +89,9 @@ impl Target {
         }
         if let Some(Host::Unix(_)) = config.get_hosts().first() {
             mode = TlsMode::Disable;
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.ssl_mode(match mode {
             TlsMode::Disable => SslMode::Disable,

@@ -85,11 +85,6 @@ impl World {
     pub(crate) async fn fresh_dump(&self) -> Dump {
         self.fresh().await.1
     }
-
-    /// The position of the newest WAL.
-    pub(crate) fn position(&self) -> u64 {
-        parse_lsn(&self.sql("SELECT pg_current_wal_insert_lsn()")).unwrap()
-    }
 }
 
 pub(crate) fn follow(upstream: Upstream) -> Followed {
@@ -104,17 +99,12 @@ pub(crate) fn follow(upstream: Upstream) -> Followed {
 }
 
 impl Followed {
-    /// Runs SQL and waits until its transaction has arrived: a marker message follows it.
+    /// Runs SQL and waits until everything committed by then is in the replica.
     pub(crate) async fn after(&mut self, world: &World, sql: &str) {
-        world.sql(sql);
-        self.caught_up(world).await;
-    }
-
-    /// Waits until everything committed so far is in the replica.
-    pub(crate) async fn caught_up(&mut self, world: &World) {
-        // Replicated, so that there is a commit to wait for whatever came before.
-        let target = world.position();
-        world.sql(&format!("UPDATE {}.permissions SET permissions = to_jsonb('{target}'::text)", world.config.app_id));
+        // The last statement is replicated, so that there is a commit to wait for whatever came before.
+        let marker = format!("UPDATE {}.permissions SET permissions = to_jsonb(random())", world.config.app_id);
+        let printed = world.sql(&format!("{sql};\nSELECT pg_current_wal_insert_lsn();\n{marker}"));
+        let target = parse_lsn(printed.lines().last().unwrap()).unwrap();
         while self.position() < target {
             tokio::select! {
                 commit = tokio::time::timeout(PATIENCE, self.commits.recv()) => {
@@ -125,6 +115,11 @@ impl Followed {
                 ended = self.running.ended() => panic!("the stream ended: {ended:?}"),
             }
         }
+    }
+
+    /// Waits until everything committed so far is in the replica.
+    pub(crate) async fn caught_up(&mut self, world: &World) {
+        self.after(world, "").await;
     }
 
     pub(crate) fn position(&self) -> u64 {

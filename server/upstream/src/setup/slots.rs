@@ -135,7 +135,11 @@ async fn try_create(target: &Target, client: &mut Client, names: &Names, failove
     let mut session = ReplicationClient::connect_gated(target.replication_config("initial-sync-replication-session")?)
         .await
         .map_err(|error| stream_error("open the replication session", &error))?;
-    let statement = format!("SET lock_timeout = {SLOT_LOCK_TIMEOUT_MS}");
+    // The exported snapshot keeps a transaction open for as long as the copy takes.
+    let statement = format!(
+        "SET lock_timeout = {SLOT_LOCK_TIMEOUT_MS}; SET statement_timeout = 0; \
+         SET idle_in_transaction_session_timeout = 0"
+    );
     session.simple_query(&statement).await.map_err(|error| stream_error("open the replication session", &error))?;
     let options = if failover { "SNAPSHOT 'export', FAILOVER true" } else { "SNAPSHOT 'export'" };
     let statement = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput ({options})", ident(&slot));

@@ -25,6 +25,7 @@ use engine::replica::{Replica, Writer};
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -149,6 +150,8 @@ struct Follower {
     stopped: watch::Receiver<bool>,
     durable: Arc<Durable>,
     context: Map<String, Value>,
+    /// Whether the slot was ours once.
+    owner: bool,
 }
 
 /// What is safe from power loss, and who waits to hear of it.
@@ -191,7 +194,7 @@ impl Follower {
         let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let session = format!("{}-{}", std::process::id(), started.as_nanos());
         context.insert(SESSION_KEY.to_owned(), Value::from(session));
-        Follower { upstream, handle, stopped, durable: Arc::default(), context }
+        Follower { upstream, handle, stopped, durable: Arc::default(), context, owner: false }
     }
 
     fn follow(mut self, mut writer: Writer, mut on_commit: impl FnMut(Arc<Commit>)) -> Result<(), Error> {
@@ -268,12 +271,16 @@ impl Follower {
         let opened = self.handle.block_on(async {
             let client = upstream.target.connect("change-source-init").await?;
             let timeout = session::inbound_timeout(&client, upstream.config.inbound_timeout).await?;
+            if self.owner {
+                self.check_owner(&client).await?;
+            }
             slots::take(&client, &upstream.names, &upstream.slot, &self.context).await?;
             let source =
                 PostgresSource::open(&upstream.target, &upstream.slot, &upstream.shard.publications, start).await?;
             Ok::<_, Error>((source, timeout))
         });
         let (source, timeout) = opened?;
+        self.owner = true;
         info!(slot = upstream.slot, from = %zql_spec::version::format_lsn(start), "following the replication slot");
         let cleanup =
             self.handle.spawn(clean_up(Arc::clone(&upstream.target), upstream.names.clone(), upstream.slot.clone()));
@@ -290,26 +297,30 @@ impl Follower {
         let result = session.run(writer, on_commit, &mut self.stopped);
         cleanup.abort();
         match result {
-            Err(Error::Stream { message, .. }) if slots::stream_sql_state(&message) == Some("57P01") => {
-                self.taken(message)
+            Err(Error::Stream { message, .. })
+                if slots::stream_sql_state(&message) == Some("57P01") || source::is_lost(&message) =>
+            {
+                self.ended_by_server(message)
             }
             other => other,
         }
     }
 
-    /// The server ended our session: because it shuts down, or because another process takes the slot.
-    fn taken(&mut self, message: String) -> Result<Ended, Error> {
+    /// The server ended our session: because it shuts down, or because another process takes the slot and is
+    /// about to say so.
+    fn ended_by_server(&mut self, message: String) -> Result<Ended, Error> {
         if self.handle.block_on(stopped_within(&mut self.stopped, TAKE_OVER_GRACE)) {
             return Ok(Ended::Stopped);
         }
+        Err(Error::Stream { context: "the replication stream".to_owned(), message })
+    }
+
+    /// Refuses to take a slot back from the process that took it from us.
+    async fn check_owner(&self, client: &Client) -> Result<(), Error> {
         let upstream = &self.upstream;
-        let subscriber = self.handle.block_on(async {
-            let client = upstream.target.connect("change-source-init").await?;
-            slots::subscriber(&client, &upstream.names, &upstream.slot).await
-        })?;
-        let ours = subscriber.as_ref().and_then(|context| context.get(SESSION_KEY)) == self.context.get(SESSION_KEY);
-        if ours {
-            return Err(Error::Stream { context: "the replication stream".to_owned(), message });
+        let subscriber = slots::subscriber(client, &upstream.names, &upstream.slot).await?;
+        if subscriber.as_ref().and_then(|context| context.get(SESSION_KEY)) == self.context.get(SESSION_KEY) {
+            return Ok(());
         }
         Err(Error::TakenOver(format!("another server has taken replication slot {}", upstream.slot)))
     }

@@ -10,14 +10,15 @@ use bytes::Bytes;
 use futures::FutureExt;
 use pgwire_replication::{Lsn, PgWireError, Publication, ReplicationClient, ReplicationEvent};
 
-use crate::connection::{Target, VALUE_SETTINGS};
+use crate::connection::{CONNECT_TIMEOUT, Target, VALUE_SETTINGS};
 use crate::error::Error;
 use crate::names::ident;
 use crate::setup::slots::{stream_error, stream_sql_state};
 
-/// Messages that may wait between the connection and the replica. A message is one row change, so this
-/// is some megabytes of usual rows; the rest waits in the server.
-const MESSAGES_WAITING: usize = 4096;
+/// Messages that may wait between the connection and the replica. A message is one row change: enough that
+/// neither side waits for the other, and with rows of a megabyte each still a bearable gigabyte. The rest
+/// waits in the server.
+const MESSAGES_WAITING: usize = 1024;
 
 /// How often the server hears at most what is durable. Well under half of any sensible
 /// `wal_sender_timeout` (60 s by default), after which the server would ask or give up.
@@ -101,7 +102,14 @@ impl PostgresSource {
     ) -> Result<PostgresSource, Error> {
         let mut tries = 0;
         loop {
-            match Self::try_open(target, slot, publications, start).await {
+            let opening = tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, slot, publications, start));
+            let opened = opening.await.unwrap_or_else(|_| {
+                Err(Error::Stream {
+                    context: "open the replication stream".to_owned(),
+                    message: format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+                })
+            });
+            match opened {
                 Ok(source) => return Ok(source),
                 Err(Error::Stream { message, .. }) if stream_sql_state(&message) == Some("55000") => {
                     return Err(Error::ResetRequired(format!("unable to start replication stream: {message}")));
@@ -173,6 +181,12 @@ impl ReplicationSource for PostgresSource {
             tracing::warn!("the replication stream did not close in time");
         }
     }
+}
+
+/// Whether the reason of an error cannot be known: the server's last words were lost when waiting for them
+/// was interrupted.
+pub(crate) fn is_lost(message: &str) -> bool {
+    message.contains("already joined")
 }
 
 fn read_error(error: &PgWireError) -> Error {

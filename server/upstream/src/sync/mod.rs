@@ -135,13 +135,16 @@ async fn copy(
     while let Some(result) = copying.join_next().await {
         let result = result.map_err(|error| Error::Protocol(format!("a copy worker failed: {error}")));
         if let Err(error) = result.and_then(|result| result) {
-            first_error.get_or_insert(error);
+            // Those that only stopped because another failed may be seen before it.
+            if first_error.as_ref().is_none_or(worker::is_stopped) {
+                first_error = Some(error);
+            }
         }
     }
     let loaded = loader.await.map_err(|error| Error::Protocol(format!("the loader failed: {error}")))?;
     // The loader stops when the workers do; the reason is the one that came first.
     let mut load = match (loaded, first_error) {
-        (Err(error), _) if !matches!(error, Error::Protocol(_)) => return Err(error),
+        (Err(error), _) if !worker::is_stopped(&error) => return Err(error),
         (_, Some(error)) | (Err(error), None) => return Err(error),
         (Ok(load), None) => load,
     };
@@ -311,7 +314,7 @@ fn load(
     }
     progress(shared.progress());
     if shared.failed.load(Ordering::Relaxed) {
-        return Err(Error::Protocol("the copy stopped".to_owned()));
+        return Err(worker::stopped());
     }
     Ok(load)
 }

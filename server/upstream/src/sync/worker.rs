@@ -75,9 +75,16 @@ async fn copy_table(
     Ok(())
 }
 
+const STOPPED: &str = "the copy stopped";
+
 /// The loader is gone or another worker failed; theirs is the error that counts.
-fn stopped() -> Error {
-    Error::Protocol("the copy stopped".to_owned())
+pub(super) fn stopped() -> Error {
+    Error::Protocol(STOPPED.to_owned())
+}
+
+/// Whether an error only says that another one came first.
+pub(super) fn is_stopped(error: &Error) -> bool {
+    matches!(error, Error::Protocol(text) if text == STOPPED)
 }
 
 fn spare(shared: &Shared) -> Vec<SqliteValue> {
