@@ -114,17 +114,25 @@ impl Catalogue {
         advanced
     }
 
-    /// As [`Catalogue::commit`], with the touched graphs divided among the readers, each on a thread of its own.
-    pub fn commit_with<R: Read + Send>(&mut self, commit: &Commit, readers: &mut [R]) -> Vec<Advanced> {
-        let Some(first) = readers.first_mut() else { return Vec::new() };
-        let routed = self.route(commit, first);
-        let mut work: Vec<(GraphId, Entry, Seen<'_>)> = Vec::with_capacity(routed.len());
-        for (id, seen) in routed {
+    /// As [`Catalogue::commit`], with the touched graphs divided among threads if they are many. `more` is then asked
+    /// for so many further readers at the same version, and may give fewer.
+    pub fn commit_parallel<R: Read + Send>(
+        &mut self,
+        commit: &Commit,
+        read: &mut R,
+        more: &mut dyn FnMut(usize) -> Vec<R>,
+    ) -> Vec<Advanced> {
+        let mut work: Vec<(GraphId, Entry, Seen<'_>)> = Vec::new();
+        for (id, seen) in self.route(commit, read) {
             if let Some(entry) = self.graphs.remove(&id) {
                 work.push((id, entry, seen));
             }
         }
-        let share = work.len().div_ceil(readers.len().max(1)).max(MIN_SHARE);
+        let mut others = match work.len() / MIN_SHARE {
+            0 | 1 => Vec::new(),
+            shares => more(shares - 1),
+        };
+        let share = work.len().div_ceil(others.len() + 1).max(1);
         let mut outcomes: Vec<Option<Outcome>> = work.iter().map(|_| None).collect();
         let advance = |reader: &mut R, work: &mut [(GraphId, Entry, Seen<'_>)], outcomes: &mut [Option<Outcome>]| {
             for ((id, entry, seen), outcome) in work.iter_mut().zip(outcomes) {
@@ -132,14 +140,13 @@ impl Catalogue {
             }
         };
         std::thread::scope(|scope| {
-            let mut shares = work.chunks_mut(share).zip(outcomes.chunks_mut(share)).zip(readers);
-            // The first share is this thread's own.
+            let mut shares = work.chunks_mut(share).zip(outcomes.chunks_mut(share));
             let own = shares.next();
-            for ((work, outcomes), reader) in shares {
+            for ((work, outcomes), reader) in shares.zip(&mut others) {
                 scope.spawn(move || advance(reader, work, outcomes));
             }
-            if let Some(((work, outcomes), reader)) = own {
-                advance(reader, work, outcomes);
+            if let Some((work, outcomes)) = own {
+                advance(read, work, outcomes);
             }
         });
         let mut advanced = Vec::new();
@@ -293,4 +300,4 @@ const MIN_LIFTED: usize = 64;
 const LIFTED_PER_ENTRY: usize = 4;
 
 /// Graphs a thread takes at least: starting one costs about what advancing so many does.
-const MIN_SHARE: usize = 16;
+const MIN_SHARE: usize = 8;

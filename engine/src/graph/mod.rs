@@ -46,7 +46,7 @@ use state::{Group, Members, NodeState};
 
 use crate::commit::{Commit, Key, RowChange, StoredRow, Version};
 use crate::hydration::Hydration;
-use crate::query::{NodeId, Query, Role, WITNESS_CAP};
+use crate::query::{Node, NodeId, Query, Role, WITNESS_CAP};
 
 /// Why a graph did not advance. It is unchanged, and stays at its version.
 #[derive(Debug, thiserror::Error)]
@@ -322,22 +322,47 @@ pub fn hydrated_rows(query: &Query, hydration: &Hydration) -> Vec<AnswerRow> {
     count_rows(query, &Plan::new(query), hydration).into_iter().map(|(_, row)| row).collect()
 }
 
-/// The rows of a hydration with the positions of their tables.
+/// The rows of a hydration that are in, with the positions of their tables.
 fn count_rows(query: &Query, plan: &Plan, hydration: &Hydration) -> Vec<(usize, AnswerRow)> {
     let mut rows: Vec<(usize, AnswerRow)> = Vec::new();
     for (position, table) in plan.tables.iter().enumerate() {
         let definition = table.definition(query);
         let mut places: FxHashMap<Packed, usize> = FxHashMap::default();
-        for row in table.synced.iter().flat_map(|&node| &hydration.nodes[node]) {
-            let place = *places.entry(Packed::columns(row, &definition.primary_key)).or_insert_with(|| {
-                let (table, row) = (Arc::clone(&definition.name), Arc::clone(row));
-                rows.push((position, AnswerRow { table, key: row.key(&definition.primary_key), count: 0, row }));
-                rows.len() - 1
-            });
-            rows[place].1.count += 1;
+        for &node in &table.synced {
+            let mut witnesses = Witnesses::new(query, plan, node);
+            for row in hydration.nodes[node].iter().filter(|row| witnesses.take(row)) {
+                let place = *places.entry(Packed::columns(row, &definition.primary_key)).or_insert_with(|| {
+                    let (table, row) = (Arc::clone(&definition.name), Arc::clone(row));
+                    rows.push((position, AnswerRow { table, key: row.key(&definition.primary_key), count: 0, row }));
+                    rows.len() - 1
+                });
+                rows[place].1.count += 1;
+            }
         }
     }
     rows
+}
+
+/// Takes the first witnesses of each group, should a hydration hold more of them; all rows of other nodes.
+struct Witnesses<'a> {
+    node: &'a Node,
+    /// Taken by group; absent for nodes that keep more than witnesses.
+    taken: Option<FxHashMap<Packed, usize>>,
+}
+
+impl<'a> Witnesses<'a> {
+    fn new(query: &'a Query, plan: &Plan, id: NodeId) -> Self {
+        let taken = (plan.nodes[id].keeps == Keeps::Witnesses).then(FxHashMap::default);
+        Witnesses { node: &query.nodes[id], taken }
+    }
+
+    fn take(&mut self, row: &StoredRow) -> bool {
+        let Some(taken) = &mut self.taken else { return true };
+        let Some(group) = NodeState::group_of(self.node, row) else { return false };
+        let count = taken.entry(group).or_default();
+        *count += 1;
+        *count <= WITNESS_CAP
+    }
 }
 
 /// The state that a hydration leads to.
@@ -358,12 +383,11 @@ fn states(query: &Query, plan: &Plan, hydration: &Hydration) -> Vec<NodeState> {
                 parents.filter_map(|row| Packed::joining(row, &edge.parent_columns)).for_each(open);
             }
         }
-        for row in hydration.nodes[id].iter().filter(|_| node.synced) {
+        let mut witnesses = Witnesses::new(query, plan, id);
+        for row in hydration.nodes[id].iter().filter(|row| node.synced && witnesses.take(row)) {
             let group = NodeState::group_of(node, row).and_then(|group| state.groups.get_mut(&group));
             debug_assert!(group.is_some(), "a hydrated row belongs to a parent row");
-            if let Some(group) = group
-                && (keeps != Keeps::Witnesses || group.members.len() < WITNESS_CAP)
-            {
+            if let Some(group) = group {
                 group.members.insert(node, Packed::columns(row, &node.table.primary_key), row);
             }
         }

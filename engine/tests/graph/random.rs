@@ -233,7 +233,10 @@ fn run_catalogue(seed: u64, graphs: usize, commits: usize) {
         let commit = database.commit();
         let advanced = match random.below(2) {
             0 => catalogue.commit(&commit, &mut database),
-            _ => catalogue.commit_with(&commit, &mut vec![database.clone(); 3]),
+            _ => {
+                let others = database.clone();
+                catalogue.commit_parallel(&commit, &mut database, &mut |wanted| vec![others.clone(); wanted.min(2)])
+            }
         };
         for (id, outcome) in advanced {
             let delta = outcome.unwrap_or_else(|_| {

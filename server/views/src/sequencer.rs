@@ -146,9 +146,15 @@ impl Sequencer {
             let version = Arc::clone(&commit.version);
             return self.end_all(&Event::SchemaChanged { version, schema });
         }
+        let snapshot = Arc::clone(reader.snapshot());
         let mut read = ReplicaRead::new(reader);
+        // Asked for only if the commit touches many graphs.
+        let mut more = |wanted: usize| {
+            let idle = std::thread::available_parallelism().map_or(1, usize::from) - 1;
+            (0..wanted.min(idle)).filter_map(|_| snapshot.reader().ok().map(ReplicaRead::new)).collect()
+        };
         let catalogue = &mut self.catalogue;
-        match catch_unwind(AssertUnwindSafe(|| catalogue.commit(&commit, &mut read))) {
+        match catch_unwind(AssertUnwindSafe(|| catalogue.commit_parallel(&commit, &mut read, &mut more))) {
             Ok(results) => {
                 let mut posts = Posts::default();
                 for (graph, result) in results {
