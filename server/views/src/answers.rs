@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use engine::catalogue::GraphId;
-use engine::graph::AnswerRow;
+use engine::graph::{AnswerRow, QueryDelta};
 use rustc_hash::FxHashMap;
 
 /// Rows of all cached answers: a few dozen MB beyond what the graphs' subscribers hold anyway.
@@ -56,4 +56,26 @@ impl Answers {
             self.rows -= rows.len();
         }
     }
+}
+
+/// Applies a delta to a list of rows.
+pub(crate) fn patch(rows: &mut Vec<AnswerRow>, delta: &QueryDelta) {
+    if delta.changes.is_empty() {
+        return;
+    }
+    let mut changes: FxHashMap<_, _> =
+        delta.changes.iter().map(|change| ((Arc::clone(&change.table), change.key.clone()), change)).collect();
+    rows.retain_mut(|row| {
+        let Some(change) = changes.remove(&(Arc::clone(&row.table), row.key.clone())) else { return true };
+        row.count = change.after;
+        if let Some(content) = &change.row {
+            row.row = Arc::clone(content);
+        }
+        change.after > 0
+    });
+    let new = changes.into_values().filter(|change| change.after > 0);
+    rows.extend(new.filter_map(|change| {
+        let row = change.row.clone()?;
+        Some(AnswerRow { table: Arc::clone(&change.table), key: change.key.clone(), count: change.after, row })
+    }));
 }

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::commit::Version;
-use engine::graph::{DeltaComposer, QueryDelta};
+use engine::graph::{AnswerRow, DeltaComposer, QueryDelta};
 use engine::query::Query;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use crate::Views;
+use crate::answers::patch;
 use crate::event::Event;
 use crate::sequencer::Message;
 
@@ -111,6 +112,30 @@ enum Composed {
     Many(DeltaComposer),
 }
 
+impl Composed {
+    fn finish(self) -> Arc<QueryDelta> {
+        match self {
+            Composed::One(delta) => delta,
+            Composed::Many(composer) => Arc::new(composer.finish()),
+        }
+    }
+}
+
+/// Adds a query's next delta to those that wait.
+fn compose(deltas: &mut Vec<(Arc<str>, Composed)>, query_id: &Arc<str>, delta: &Arc<QueryDelta>) {
+    match deltas.iter_mut().find(|(id, _)| id == query_id) {
+        Some((_, Composed::Many(composer))) => composer.add(delta),
+        Some((_, composed @ Composed::One(_))) => {
+            if let Composed::One(first) = composed {
+                let mut composer = DeltaComposer::new(first);
+                composer.add(delta);
+                *composed = Composed::Many(composer);
+            }
+        }
+        None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
+    }
+}
+
 impl Inbox {
     /// Posts an event about one subscription. A failed subscription ends.
     pub(crate) fn post(&self, token: Token, event: Event) {
@@ -158,10 +183,13 @@ impl Inbox {
         self.state.lock().held += 1;
     }
 
-    /// Ends one hold.
-    pub(crate) fn release(&self) {
+    /// Ends one hold. Every answer of this mailbox stands at `version`, as far as its deltas were posted.
+    pub(crate) fn release(&self, version: &Version) {
         let mut state = self.state.lock();
         state.held = state.held.saturating_sub(1);
+        if state.held == 0 {
+            state.settle(version);
+        }
         drop(state);
         self.notify.notify_one();
     }
@@ -177,17 +205,44 @@ impl State {
             return;
         };
         *version = Arc::clone(&delta.version);
-        match deltas.iter_mut().find(|(id, _)| id == query_id) {
-            Some((_, Composed::Many(composer))) => composer.add(delta),
-            Some((_, composed @ Composed::One(_))) => {
-                if let Composed::One(first) = composed {
-                    let mut composer = DeltaComposer::new(first);
-                    composer.add(delta);
-                    *composed = Composed::Many(composer);
+        compose(deltas, query_id, delta);
+    }
+
+    /// Makes what waited during a hold consistent: while one answer was held back the others moved on, so
+    /// the events, as they were posted, stand at versions that not all answers have seen. Nothing was handed
+    /// out meanwhile, so all that waits becomes one advance to `version`, followed by the first answers that
+    /// came meanwhile, brought to `version` too.
+    fn settle(&mut self, version: &Version) {
+        let mut deltas: Vec<(Arc<str>, Composed)> = Vec::new();
+        let mut first_answers: Vec<(Arc<str>, Arc<[AnswerRow]>)> = Vec::new();
+        let mut later: Vec<(Arc<str>, Composed)> = Vec::new();
+        let mut others = Vec::new();
+        for waiting in self.waiting.drain(..) {
+            match waiting {
+                Waiting::Event(Event::Hydrated { query_id, rows, .. }) => first_answers.push((query_id, rows)),
+                Waiting::Event(event) => others.push(event),
+                Waiting::Advances { deltas: posted, .. } => {
+                    for (query_id, composed) in posted {
+                        let is_first = first_answers.iter().any(|(id, _)| *id == query_id);
+                        let into = if is_first { &mut later } else { &mut deltas };
+                        compose(into, &query_id, &composed.finish());
+                    }
                 }
             }
-            None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
         }
+        if !deltas.is_empty() {
+            self.waiting.push_back(Waiting::Advances { version: Arc::clone(version), deltas });
+        }
+        for (query_id, mut rows) in first_answers {
+            if let Some(at) = later.iter().position(|(id, _)| *id == query_id) {
+                let mut patched = rows.to_vec();
+                patch(&mut patched, &later.swap_remove(at).1.finish());
+                rows = patched.into();
+            }
+            let version = Arc::clone(version);
+            self.waiting.push_back(Waiting::Event(Event::Hydrated { query_id, version, rows }));
+        }
+        self.waiting.extend(others.into_iter().map(Waiting::Event));
     }
 
     fn take(&mut self) -> Option<Event> {
@@ -200,10 +255,7 @@ impl State {
                 Waiting::Advances { version, deltas } => {
                     let deltas: Vec<_> = deltas
                         .into_iter()
-                        .map(|(query_id, composed)| match composed {
-                            Composed::One(delta) => (query_id, delta),
-                            Composed::Many(composer) => (query_id, Arc::new(composer.finish())),
-                        })
+                        .map(|(query_id, composed)| (query_id, composed.finish()))
                         .filter(|(_, delta)| !delta.changes.is_empty())
                         .collect();
                     if !deltas.is_empty() {

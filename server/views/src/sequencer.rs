@@ -20,7 +20,7 @@ use engine::query::Query;
 use engine::replica::{Replica, Snapshot};
 use rustc_hash::FxHashMap;
 
-use crate::answers::Answers;
+use crate::answers::{Answers, patch};
 use crate::event::{Event, HydrateFailure};
 use crate::mailbox::{Inbox, Token};
 use crate::recent::{Recent, Since};
@@ -250,7 +250,7 @@ impl Sequencer {
             && subscriber.told
             && matches!(entry.state, State::Aside(_))
         {
-            subscriber.inbox.release();
+            subscriber.inbox.release(&self.version);
         }
         if entry.subscribers.is_empty() {
             match entry.state {
@@ -333,7 +333,7 @@ impl Sequencer {
             let query_id = Arc::clone(&subscriber.query_id);
             subscriber.inbox.post(*token, Event::HydrateFailed { query_id, error: error.clone() });
             if aside && subscriber.told {
-                subscriber.inbox.release();
+                subscriber.inbox.release(&self.version);
             }
             false
         });
@@ -464,7 +464,7 @@ impl Sequencer {
         let mut late = Vec::new();
         for (token, subscriber) in &entry.subscribers {
             if subscriber.told {
-                subscriber.inbox.release();
+                subscriber.inbox.release(&self.version);
             } else {
                 late.push(*token);
             }
@@ -477,26 +477,4 @@ impl Sequencer {
 
 fn internal(message: &str) -> HydrateFailure {
     HydrateFailure::Internal(format!("internal error: {message}").into())
-}
-
-/// Applies a delta to a list of rows.
-fn patch(rows: &mut Vec<AnswerRow>, delta: &QueryDelta) {
-    if delta.changes.is_empty() {
-        return;
-    }
-    let mut changes: FxHashMap<_, _> =
-        delta.changes.iter().map(|change| ((Arc::clone(&change.table), change.key.clone()), change)).collect();
-    rows.retain_mut(|row| {
-        let Some(change) = changes.remove(&(Arc::clone(&row.table), row.key.clone())) else { return true };
-        row.count = change.after;
-        if let Some(content) = &change.row {
-            row.row = Arc::clone(content);
-        }
-        change.after > 0
-    });
-    let new = changes.into_values().filter(|change| change.after > 0);
-    rows.extend(new.filter_map(|change| {
-        let row = change.row.clone()?;
-        Some(AnswerRow { table: Arc::clone(&change.table), key: change.key.clone(), count: change.after, row })
-    }));
 }
