@@ -4,7 +4,6 @@ mod demo;
 mod node;
 mod protocol;
 mod watch;
-mod worlds;
 
 use std::path::{Path, PathBuf};
 

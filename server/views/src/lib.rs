@@ -33,6 +33,7 @@ use engine::replica::{Replica, ReplicaError, Snapshot};
 pub use event::{Event, HydrateFailure};
 pub use mailbox::Mailbox;
 
+use recent::Recent;
 use sequencer::Queue;
 
 /// How a [`Views`] runs.
@@ -74,6 +75,7 @@ pub struct Metrics {
 pub struct Views {
     replica: Arc<Replica>,
     queue: Arc<Queue>,
+    recent: Arc<Recent>,
     _owner: Arc<Owner>,
 }
 
@@ -95,11 +97,11 @@ impl Views {
     ) -> std::io::Result<Views> {
         let queue = Arc::new(Queue::default());
         let version = replica.state().state_version;
-        let recent = Arc::new(recent::Recent::default());
+        let recent = Arc::new(Recent::default());
         let jobs = workers::start(&options, &replica, hydrator, &recent, &queue)?;
-        sequencer::start(Arc::clone(&queue), Arc::clone(&replica), recent, jobs, version, options.linger)?;
+        sequencer::start(Arc::clone(&queue), Arc::clone(&replica), Arc::clone(&recent), jobs, version, options.linger)?;
         let owner = Arc::new(Owner(Arc::clone(&queue)));
-        Ok(Views { replica, queue, _owner: owner })
+        Ok(Views { replica, queue, recent, _owner: owner })
     }
 
     /// Tells of a commit. To be called by the replica's writer thread right after each of its commits, before
@@ -108,6 +110,7 @@ impl Views {
     /// # Errors
     /// If the version cannot be pinned. The commit is then composed with the next one.
     pub fn committed(&self, commit: Arc<Commit>) -> Result<(), ReplicaError> {
+        self.recent.push(&commit);
         let snapshot = self.replica.pin();
         match snapshot {
             Ok(snapshot) => {

@@ -113,26 +113,28 @@ enum Composed {
 }
 
 impl Composed {
+    /// Appends the delta that follows.
+    fn add(&mut self, next: &QueryDelta) {
+        match self {
+            Composed::Many(composer) => composer.add(next),
+            Composed::One(first) => {
+                let mut composer = DeltaComposer::new(first);
+                composer.add(next);
+                *self = Composed::Many(composer);
+            }
+        }
+    }
+
+    fn then(mut self, next: &QueryDelta) -> Self {
+        self.add(next);
+        self
+    }
+
     fn finish(self) -> Arc<QueryDelta> {
         match self {
             Composed::One(delta) => delta,
             Composed::Many(composer) => Arc::new(composer.finish()),
         }
-    }
-}
-
-/// Adds a query's next delta to those that wait.
-fn compose(deltas: &mut Vec<(Arc<str>, Composed)>, query_id: &Arc<str>, delta: &Arc<QueryDelta>) {
-    match deltas.iter_mut().find(|(id, _)| id == query_id) {
-        Some((_, Composed::Many(composer))) => composer.add(delta),
-        Some((_, composed @ Composed::One(_))) => {
-            if let Composed::One(first) = composed {
-                let mut composer = DeltaComposer::new(first);
-                composer.add(delta);
-                *composed = Composed::Many(composer);
-            }
-        }
-        None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
     }
 }
 
@@ -183,12 +185,12 @@ impl Inbox {
         self.state.lock().held += 1;
     }
 
-    /// Ends one hold. Every answer of this mailbox stands at `version`, as far as its deltas were posted.
+    /// Ends one hold. `version` is where all answers stand.
     pub(crate) fn release(&self, version: &Version) {
         let mut state = self.state.lock();
         state.held = state.held.saturating_sub(1);
         if state.held == 0 {
-            state.settle(version);
+            state.collapse(version);
         }
         drop(state);
         self.notify.notify_one();
@@ -205,27 +207,34 @@ impl State {
             return;
         };
         *version = Arc::clone(&delta.version);
-        compose(deltas, query_id, delta);
+        match deltas.iter_mut().find(|(id, _)| id == query_id) {
+            Some((_, earlier)) => earlier.add(delta),
+            None => deltas.push((Arc::clone(query_id), Composed::One(Arc::clone(delta)))),
+        }
     }
 
-    /// Makes what waited during a hold consistent: while one answer was held back the others moved on, so
-    /// the events, as they were posted, stand at versions that not all answers have seen. Nothing was handed
-    /// out meanwhile, so all that waits becomes one advance to `version`, followed by the first answers that
-    /// came meanwhile, brought to `version` too.
-    fn settle(&mut self, version: &Version) {
+    /// Makes all that waits stand at one version. What was posted during a hold lacks the changes of the
+    /// queries that were set aside, which only came at its end; so none of it may be seen on its own.
+    fn collapse(&mut self, version: &Version) {
         let mut deltas: Vec<(Arc<str>, Composed)> = Vec::new();
-        let mut first_answers: Vec<(Arc<str>, Arc<[AnswerRow]>)> = Vec::new();
-        let mut later: Vec<(Arc<str>, Composed)> = Vec::new();
+        let mut answers: Vec<(Arc<str>, Arc<[AnswerRow]>, Option<Composed>)> = Vec::new();
         let mut others = Vec::new();
         for waiting in self.waiting.drain(..) {
             match waiting {
-                Waiting::Event(Event::Hydrated { query_id, rows, .. }) => first_answers.push((query_id, rows)),
-                Waiting::Event(event) => others.push(event),
-                Waiting::Advances { deltas: posted, .. } => {
-                    for (query_id, composed) in posted {
-                        let is_first = first_answers.iter().any(|(id, _)| *id == query_id);
-                        let into = if is_first { &mut later } else { &mut deltas };
-                        compose(into, &query_id, &composed.finish());
+                Waiting::Event(Event::Hydrated { query_id, rows, .. }) => answers.push((query_id, rows, None)),
+                Waiting::Event(event) => others.push(Waiting::Event(event)),
+                Waiting::Advances { deltas: later, .. } => {
+                    for (query_id, delta) in later {
+                        if let Some((_, _, since)) = answers.iter_mut().find(|(id, ..)| *id == query_id) {
+                            *since = Some(match since.take() {
+                                Some(earlier) => earlier.then(&delta.finish()),
+                                None => delta,
+                            });
+                        } else if let Some((_, earlier)) = deltas.iter_mut().find(|(id, _)| *id == query_id) {
+                            earlier.add(&delta.finish());
+                        } else {
+                            deltas.push((query_id, delta));
+                        }
                     }
                 }
             }
@@ -233,16 +242,18 @@ impl State {
         if !deltas.is_empty() {
             self.waiting.push_back(Waiting::Advances { version: Arc::clone(version), deltas });
         }
-        for (query_id, mut rows) in first_answers {
-            if let Some(at) = later.iter().position(|(id, _)| *id == query_id) {
-                let mut patched = rows.to_vec();
-                patch(&mut patched, &later.swap_remove(at).1.finish());
-                rows = patched.into();
-            }
-            let version = Arc::clone(version);
-            self.waiting.push_back(Waiting::Event(Event::Hydrated { query_id, version, rows }));
+        for (query_id, rows, since) in answers {
+            let rows = match since {
+                Some(since) => {
+                    let mut rows = rows.to_vec();
+                    patch(&mut rows, &since.finish());
+                    rows.into()
+                }
+                None => rows,
+            };
+            self.waiting.push_back(Waiting::Event(Event::Hydrated { query_id, version: Arc::clone(version), rows }));
         }
-        self.waiting.extend(others.into_iter().map(Waiting::Event));
+        self.waiting.extend(others);
     }
 
     fn take(&mut self) -> Option<Event> {
@@ -255,7 +266,7 @@ impl State {
                 Waiting::Advances { version, deltas } => {
                     let deltas: Vec<_> = deltas
                         .into_iter()
-                        .map(|(query_id, composed)| (query_id, composed.finish()))
+                        .map(|(query_id, delta)| (query_id, delta.finish()))
                         .filter(|(_, delta)| !delta.changes.is_empty())
                         .collect();
                     if !deltas.is_empty() {

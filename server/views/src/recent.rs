@@ -27,6 +27,8 @@ struct Inner {
     rows: usize,
     /// How many hydrations run, by the version they read.
     running: BTreeMap<Version, usize>,
+    /// The newest commit that is no longer kept.
+    dropped: Option<Version>,
 }
 
 /// What brings a hydration up to date.
@@ -42,11 +44,18 @@ pub(crate) enum Since {
 impl Recent {
     /// Pins the newest version for a hydration. Commits after it are kept until [`Recent::done`].
     pub(crate) fn pin(&self, replica: &Arc<Replica>) -> Result<Arc<Snapshot>, ReplicaError> {
-        // Pinned under the lock, so that no later commit can be dropped before it is known to be needed.
-        let mut inner = self.inner.lock();
-        let snapshot = replica.pin()?;
-        *inner.running.entry(Arc::clone(&snapshot.version)).or_default() += 1;
-        Ok(snapshot)
+        loop {
+            // Not under the lock: a pin may have to wait until the log is reset, which waits for the sequencer's
+            // pin, and the sequencer needs the lock.
+            let snapshot = replica.pin()?;
+            let mut inner = self.inner.lock();
+            if inner.dropped.as_ref().is_some_and(|dropped| *dropped > snapshot.version) {
+                // A commit that this hydration would need came and went meanwhile.
+                continue;
+            }
+            *inner.running.entry(Arc::clone(&snapshot.version)).or_default() += 1;
+            return Ok(snapshot);
+        }
     }
 
     /// A hydration that read `version` has been dealt with.
@@ -61,7 +70,8 @@ impl Recent {
         inner.trim();
     }
 
-    /// Remembers a commit that the graphs have taken.
+    /// Remembers a commit as the writer made it. Not as the graphs take it: several that are taken as one lead
+    /// over versions that a hydration may stand at, and no longer tell of rows that came and went.
     pub(crate) fn push(&self, commit: &Arc<Commit>) {
         let mut inner = self.inner.lock();
         inner.rows += commit.row_count();
@@ -69,10 +79,10 @@ impl Recent {
         inner.trim();
     }
 
-    /// What was committed after `version`, up to the last commit pushed.
-    pub(crate) fn since(&self, version: &Version) -> Since {
+    /// What was committed after `version`, up to the version `until` of the graphs.
+    pub(crate) fn since(&self, version: &Version, until: &Version) -> Since {
         let inner = self.inner.lock();
-        let mut later = inner.commits.iter().filter(|commit| commit.version > *version);
+        let mut later = inner.commits.iter().filter(|commit| commit.version > *version && commit.version <= *until);
         let Some(first) = later.next() else { return Since::Nothing };
         if first.base > *version {
             return Since::Lost;
@@ -95,6 +105,7 @@ impl Inner {
                 break;
             }
             self.rows -= first.row_count();
+            self.dropped = Some(Arc::clone(&first.version));
             self.commits.pop_front();
         }
     }

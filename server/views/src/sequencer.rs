@@ -37,6 +37,10 @@ type Posts = FxHashMap<usize, (Arc<Inbox>, Vec<(Token, Arc<str>, Arc<QueryDelta>
 /// before those that wait for it are told. Each try starts from the newest version.
 const MAX_ATTEMPTS: u32 = 5;
 
+/// How long messages wait for a readable version before they are tried again. Normally the commit they
+/// wait for wakes the thread first.
+const DEFERRED_WAIT: Duration = Duration::from_millis(100);
+
 /// Starts the thread.
 pub(crate) fn start(
     queue: Arc<Queue>,
@@ -94,7 +98,10 @@ struct Sequencer {
 impl Sequencer {
     fn run(&mut self) {
         loop {
-            let timeout = self.lingering.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+            let mut timeout = self.lingering.front().map(|(until, _)| until.saturating_duration_since(Instant::now()));
+            if !self.deferred.is_empty() {
+                timeout = Some(timeout.map_or(DEFERRED_WAIT, |timeout| timeout.min(DEFERRED_WAIT)));
+            }
             let Some(round) = self.queue.take(timeout) else { return };
             let mut messages = std::mem::take(&mut self.deferred);
             messages.extend(round.messages);
@@ -128,9 +135,13 @@ impl Sequencer {
             }
             None => commit,
         };
-        let snapshot = snapshot.or_else(|| self.replica.pin().ok());
-        let read = snapshot.as_ref().filter(|snapshot| snapshot.version == commit.version).map(Snapshot::reader);
-        let Some(Ok(reader)) = read else {
+        let reader = snapshot.and_then(|snapshot| snapshot.reader().ok()).or_else(|| {
+            // The pin was given up while it waited here. If the newest version is a later one, its commit is
+            // on its way.
+            let snapshot = self.replica.pin().ok()?;
+            if snapshot.version == commit.version { snapshot.reader().ok() } else { None }
+        });
+        let Some(reader) = reader else {
             tracing::warn!(
                 version = &*commit.version,
                 "a version could not be read; its changes wait for the next one"
@@ -139,8 +150,7 @@ impl Sequencer {
             return;
         };
         self.version = Arc::clone(&commit.version);
-        self.recent.push(&commit);
-        self.snapshot = snapshot;
+        self.snapshot = Some(Arc::clone(reader.snapshot()));
         if commit.schema_changed {
             let schema = Arc::clone(&reader.snapshot().schema);
             let version = Arc::clone(&commit.version);
@@ -374,7 +384,7 @@ impl Sequencer {
             self.deferred.push(Message::Done(done));
             return;
         }
-        let since = self.recent.since(&version);
+        let since = self.recent.since(&version, &self.version);
         if matches!(since, Since::Commit(_)) && self.read().is_none() {
             self.deferred.push(Message::Done(done));
             return;

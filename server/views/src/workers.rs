@@ -22,6 +22,10 @@ use crate::event::HydrateFailure;
 use crate::recent::Recent;
 use crate::sequencer::{Message, Queue};
 
+/// How often a hydration begins again because the version it read was given up. Each further try begins
+/// right after the log was reset, so it has as long as there is.
+const MAX_PINS: u32 = 3;
+
 /// A hydration to do.
 pub(crate) struct Job {
     pub(crate) target: Target,
@@ -98,15 +102,27 @@ impl Worker {
     }
 
     fn hydrate(&self, job: &Job) -> Done {
-        let snapshot = match self.recent.pin(&self.replica) {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                let error = HydrateFailure::Internal(error.to_string().into());
-                return Done { target: job.target.clone(), version: None, result: Err(error) };
+        let mut pins = 1;
+        loop {
+            let snapshot = match self.recent.pin(&self.replica) {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    let error = HydrateFailure::Internal(error.to_string().into());
+                    return Done { target: job.target.clone(), version: None, result: Err(error) };
+                }
+            };
+            let done = self.hydrate_at(job, &snapshot);
+            if done.result.is_ok() || !snapshot.is_expired() || pins == MAX_PINS {
+                return done;
             }
-        };
+            pins += 1;
+            self.recent.done(&snapshot.version);
+        }
+    }
+
+    fn hydrate_at(&self, job: &Job, snapshot: &Arc<Snapshot>) -> Done {
         let hydrate = || -> Result<Prepared, HydrateFailure> {
-            let hydration = self.hydrator.hydrate(&job.query, &snapshot)?;
+            let hydration = self.hydrator.hydrate(&job.query, snapshot)?;
             Ok(match job.target {
                 Target::Again(_) => Prepared::Again(hydration),
                 Target::New(_) => Prepared::New {

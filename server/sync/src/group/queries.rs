@@ -95,14 +95,8 @@ pub(super) struct Transformed {
 }
 
 impl Group {
-    /// Brings what runs in line with what the record says, and sends what is complete.
+    /// Brings what runs in line with what the record says.
     pub(super) async fn sync_queries(&mut self, requester: Option<u64>, mode: Mode) -> Result<(), Fault> {
-        self.start_queries(requester, mode).await?;
-        self.finish_batches().await
-    }
-
-    /// Starts what the record says should run, as one batch, and stops what expired.
-    pub(super) async fn start_queries(&mut self, requester: Option<u64>, mode: Mode) -> Result<(), Fault> {
         let clock = self.clock.read(now_ms());
         let caller = self.caller(requester);
         let Some(record) = &self.record else { return Ok(()) };
@@ -166,7 +160,7 @@ impl Group {
             self.calls.spawn(async move {
                 let answer = match &services.api {
                     Some(api) => api.transform(&caller, &to_call).await,
-                    None => Ok(Answer::default()),
+                    None => Ok(Answer { user_id: None, results: Vec::new() }),
                 };
                 Called::Transformed(Transformed { batch: id, requester, caller, asked, answer })
             });
@@ -175,7 +169,7 @@ impl Group {
         for (query_id, message) in faults {
             self.query_failed(&query_id, requester, &message)?;
         }
-        Ok(())
+        self.finish_batches().await
     }
 
     /// The query API answered.
@@ -370,7 +364,7 @@ impl Group {
             Event::SchemaChanged { version, .. } => {
                 self.heard(&version);
                 self.tables = None;
-                self.prepare_tables()?;
+                self.prepare_tables().await?;
                 self.subscribe_again();
                 self.finish_batches().await
             }
@@ -407,7 +401,7 @@ impl Group {
     }
 
     /// Sends the batches that are complete to the clients.
-    pub(super) async fn finish_batches(&mut self) -> Result<(), Fault> {
+    async fn finish_batches(&mut self) -> Result<(), Fault> {
         loop {
             let ready = |batch: &Batch| batch.calling.is_empty() && batch.hydrating.is_empty();
             let position = match self.synced {
@@ -473,7 +467,7 @@ impl Group {
     }
 
     /// Checks the client schema against the replica and prepares the tables, unless that is done.
-    pub(super) fn prepare_tables(&mut self) -> Result<(), Fault> {
+    pub(super) async fn prepare_tables(&mut self) -> Result<(), Fault> {
         if self.tables.is_some() {
             return Ok(());
         }

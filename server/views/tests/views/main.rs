@@ -1,0 +1,6 @@
+//! The views over a real replica: consistency under random load, and what happens at the edges.
+
+mod edges;
+mod group;
+mod hydrator;
+mod world;
