@@ -33,7 +33,7 @@ struct Arguments {
     /// Servers to measure.
     #[arg(long, value_delimiter = ',', default_value = "zero-cache,zql")]
     servers: Vec<Kind>,
-    /// Queries to measure: list, key, exists, exists-indexed, or, large. All when absent; `none` for none.
+    /// Queries to measure: list, key, exists, exists-indexed, search, or, large. All when absent; `none` for none.
     #[arg(long, value_delimiter = ',')]
     cases: Vec<String>,
     /// How often the servers take turns.
