@@ -10,7 +10,7 @@ use zql_spec::schema::{Schema, Table};
 use zql_spec::value::Value;
 
 use super::error::ReplicaError;
-use crate::commit::{Commit, Key};
+use crate::commit::{Commit, Key, RowChange};
 
 /// Writes the entries of a commit.
 pub(super) fn write(connection: &Connection, schema: &Schema, commit: &Commit) -> Result<(), ReplicaError> {
@@ -19,14 +19,19 @@ pub(super) fn write(connection: &Connection, schema: &Schema, commit: &Commit) -
     )?;
     let version = &*commit.version;
     let mut position = 0_i64;
-    let mut key_text = String::new();
     for (name, delta) in &commit.tables {
         let Some(table) = schema.table(name) else { continue };
         let by_name = key_by_name(table);
-        for (key, change) in &delta.rows {
-            write_key(&mut key_text, &by_name, key);
-            let op = if change.new.is_some() { "s" } else { "d" };
-            replace.execute(params![version, position, &**name, key_text, op])?;
+        let entry = |(key, change): (&Key, &RowChange)| {
+            let mut text = String::with_capacity(32);
+            write_key(&mut text, &by_name, key);
+            (text, if change.new.is_some() { "s" } else { "d" })
+        };
+        // In the order of the index over keys, so that a large commit writes its pages one after the other.
+        let mut entries: Vec<(String, &str)> = delta.rows.iter().map(entry).collect();
+        entries.sort_unstable();
+        for (key, op) in entries {
+            replace.execute(params![version, position, &**name, key, op])?;
             position += 1;
         }
     }
@@ -52,7 +57,6 @@ fn key_by_name(table: &Table) -> Vec<(String, usize)> {
 }
 
 fn write_key(text: &mut String, names: &[(String, usize)], key: &Key) {
-    text.clear();
     text.push('{');
     for (name, position) in names {
         if text.len() > 1 {
