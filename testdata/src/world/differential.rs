@@ -80,7 +80,7 @@ impl std::ops::AddAssign for Compared {
 /// Runs the world of a seed. A failure is shrunk, saved under `testdata/regressions` and described.
 pub fn run_seed(seed: u64, options: &Options<'_>) -> Result<Compared, String> {
     let mut rng = Rng::new(seed);
-    let data = if seed % 2 == 0 { &super::ISSUES } else { &super::MUSIC };
+    let data = if seed.is_multiple_of(2) { &super::ISSUES } else { &super::MUSIC };
     let database = fill(data, &mut rng);
     let asts: Vec<Ast> = {
         let mut generator = QueryGenerator::new(data, &database, rng.fork());
@@ -171,7 +171,7 @@ fn run(
         guarded(|| check_commit(data, &commit, &before, &moment)).map_err(|error| whole(at(error)))?;
         let routed = guarded(|| world.route(step, &commit, &moment));
         let mut routed = routed.map_err(|error| whole(at(error)))?;
-        let hydrate = (step + 1) % options.hydrate_every == 0;
+        let hydrate = (step + 1).is_multiple_of(options.hydrate_every);
         for (i, live) in live.iter_mut().enumerate() {
             let advanced = guarded(|| {
                 let advanced = world.advance(live, step, &commit, &mut routed, &moment, options, &mut compared)?;
@@ -321,7 +321,7 @@ impl World {
     /// Lets the catalogue take a commit, on one thread or on two.
     fn route(&mut self, step: usize, commit: &Commit, moment: &Moment) -> Result<Routed, Failure> {
         let reader = || moment.read();
-        let advanced = if step % 2 == 0 {
+        let advanced = if step.is_multiple_of(2) {
             self.catalogue.commit(commit, &mut reader()?)
         } else {
             let mut more = |wanted: usize| (0..wanted.min(2)).filter_map(|_| reader().ok()).collect();
@@ -358,7 +358,7 @@ impl World {
                     Some(waiting) => waiting.compose(commit),
                     None => *waiting = Some(commit.clone()),
                 }
-                if (step + 1) % *stride != 0 {
+                if !(step + 1).is_multiple_of(*stride) {
                     return Ok(false);
                 }
                 let Some(commit) = waiting.take() else { return Ok(false) };

@@ -248,7 +248,7 @@ impl<'a> QueryGenerator<'a> {
     fn comparable_column(&mut self, table: &TableDef) -> &'static ColumnDef {
         let comparable = |column: &&ColumnDef| column.fill.value_type() != Some(ValueType::Json);
         let columns: Vec<&'static ColumnDef> = table.visible().filter(comparable).collect();
-        *self.rng.pick(&columns)
+        columns[self.rng.below(columns.len())]
     }
 
     fn direction(&mut self) -> Direction {

@@ -210,11 +210,13 @@ impl<'a> Evaluation<'a> {
         exists: &mut dyn Iterator<Item = usize>,
     ) -> bool {
         match condition {
-            Condition::And(conditions) => {
-                conditions.iter().fold(true, |all, condition| self.holds(condition, table, row, exists) && all)
-            }
-            Condition::Or(conditions) => {
-                conditions.iter().fold(false, |any, condition| self.holds(condition, table, row, exists) || any)
+            Condition::And(conditions) | Condition::Or(conditions) => {
+                let held: Vec<bool> =
+                    conditions.iter().map(|condition| self.holds(condition, table, row, exists)).collect();
+                match condition {
+                    Condition::And(_) => !held.contains(&false),
+                    _ => held.contains(&true),
+                }
             }
             Condition::Exists { negated, .. } => {
                 let node = exists.next().expect("every EXISTS condition has a node");
