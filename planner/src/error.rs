@@ -15,6 +15,9 @@ pub(crate) enum Error {
     /// More rows in one answer than can be numbered (2^32).
     #[error("the query has more than 4294967295 rows")]
     TooManyRows,
+    /// A bug here.
+    #[error("{0}")]
+    Broken(&'static str),
     /// A bug here or in DataFusion.
     #[error("DataFusion: {0}")]
     DataFusion(DataFusionError),

@@ -63,7 +63,7 @@ impl ExecutionPlan for SqliteScanExec {
         let schema = Arc::clone(&self.statement.schema);
         let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
         if self.stream {
-            let batches = ReadAhead { run, statement, receiver: None };
+            let batches = ReadAhead { run, statement, receiver: None, ended: false };
             let batches = stream::iter(batches).map(|batch| Ok(batch?));
             return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
         }
@@ -100,13 +100,20 @@ fn read_all(run: &Run, statement: &Statement) -> Result<Vec<RecordBatch>> {
 struct ReadAhead {
     run: Arc<Run>,
     statement: Arc<Statement>,
-    receiver: Option<Receiver<Result<RecordBatch>>>,
+    receiver: Option<Receiver<Ahead>>,
+    ended: bool,
 }
+
+/// What the thread of a scan says: a batch, or nothing more, or why it failed.
+type Ahead = Result<Option<RecordBatch>>;
 
 impl Iterator for ReadAhead {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
         if self.receiver.is_none() {
             let (sender, receiver) = sync_channel(AHEAD);
             let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
@@ -117,15 +124,23 @@ impl Iterator for ReadAhead {
                 }
             };
             if let Err(error) = std::thread::Builder::new().name("scan".to_owned()).spawn(read) {
+                self.ended = true;
                 return Some(Err(Error::Replica(error.into())));
             }
             self.receiver = Some(receiver);
         }
-        self.receiver.as_ref().and_then(|receiver| receiver.recv().ok())
+        let said = self.receiver.as_ref().and_then(|receiver| receiver.recv().ok());
+        let item = match said {
+            Some(item) => item.transpose(),
+            // It panicked: what came before is not all.
+            None => Some(Err(Error::Broken("a scan's thread ended before its scan"))),
+        };
+        self.ended = !matches!(item, Some(Ok(_)));
+        item
     }
 }
 
-fn read_ahead(run: &Run, statement: &Statement, sender: &SyncSender<Result<RecordBatch>>) -> Result<()> {
+fn read_ahead(run: &Run, statement: &Statement, sender: &SyncSender<Ahead>) -> Result<()> {
     let reader = run.snapshot.reader()?;
     let codec = run.codec(&statement.table);
     let mut prepared = prepare(&reader, statement)?;
@@ -142,12 +157,13 @@ fn read_ahead(run: &Run, statement: &Statement, sender: &SyncSender<Result<Recor
                 continue;
             }
             size = BATCH_ROWS;
-            if sender.send(Ok(batcher.finish()?)).is_err() {
+            if sender.send(Ok(Some(batcher.finish()?))).is_err() {
                 return Ok(());
             }
         } else {
-            if batcher.len() > 0 {
-                let _ = sender.send(Ok(batcher.finish()?));
+            // Whether anybody listens to the end does not matter here.
+            if batcher.len() == 0 || sender.send(Ok(Some(batcher.finish()?))).is_ok() {
+                let _ = sender.send(Ok(None));
             }
             return Ok(());
         }

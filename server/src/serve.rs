@@ -190,7 +190,9 @@ async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
 }
 
 async fn open_store(config: &Config) -> Result<cvr_store::Store, Failure> {
-    let (database, tls) = upstream::pool_parts(&config.cvr_db, "ZERO_CVR_DB", "sync-cvr")?;
+    let setting = if config.cvr_db == config.upstream_db { "ZERO_UPSTREAM_DB" } else { "ZERO_CVR_DB" };
+    let (database, tls) = upstream::pool_parts(&config.cvr_db, setting, "sync-cvr")?;
+    let address = address(&database);
     let manager = match tls {
         Some(tls) => Manager::new(database, tls),
         None => Manager::new(database, tokio_postgres::NoTls),
@@ -201,11 +203,25 @@ async fn open_store(config: &Config) -> Result<cvr_store::Store, Failure> {
         .create_timeout(Some(POOL_WAIT))
         .runtime(Runtime::Tokio1)
         .build()
-        .map_err(|error| Failure::fatal(format!("ZERO_CVR_DB: {error}")))?;
+        .map_err(|error| Failure::fatal(format!("{setting}: {error}")))?;
     let options = cvr_store::Options { schema: format!("{}/cvr", config.shard()), task_id: config.task_id.clone() };
     cvr_store::Store::open(pool, options).await.map_err(|error| {
-        Failure::intentional(format!("the database of client view records (ZERO_CVR_DB) cannot be used: {error}"))
+        Failure::intentional(format!(
+            "the database of client view records, {address} ({setting}), cannot be used: {error}"
+        ))
     })
+}
+
+/// Host, port and database, without secrets.
+fn address(database: &tokio_postgres::Config) -> String {
+    use tokio_postgres::config::Host;
+    let host = match database.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => "localhost".to_owned(),
+    };
+    let port = database.get_ports().first().copied().unwrap_or(5432);
+    format!("{host}:{port}/{}", database.get_dbname().unwrap_or_default())
 }
 
 fn upstream_config(config: &Config) -> upstream::Config {

@@ -259,21 +259,25 @@ const scenarios = {
   },
 
   async 'a client outlives a server killed without warning'() {
-    const zero = client();
+    const proxy = await Proxy.start(SERVER_URL);
+    const zero = client({url: proxy.url});
     const list = new Follower(zero, queries.issues.list({limit: 10}));
     const page = new Follower(zero, queries.issues.page({id: 'i12'}));
     await shows(list, await expectedList(10), 'before');
     await shows(page, await expectedPage('i12'), 'before');
+    proxy.hold();
     await ask('kill server');
     await newIssue('killed1', 6);
     await sql`UPDATE issue SET title = 'while the server was down' WHERE id = 'i12'`;
     await sql`INSERT INTO comment VALUES ('killed1-c', 'i12', 'u7', 'still there?', '2030-01-01')`;
     await ask('start server');
+    proxy.mend();
     await shows(list, await expectedList(10), 'what was missed in the list');
     await shows(page, await expectedPage('i12'), 'what was missed on the page');
     await sql`DELETE FROM issue WHERE id = 'killed1'`;
     await shows(list, await expectedList(10), 'and live again');
     await zero.close();
+    await proxy.close();
   },
 };
 

@@ -125,16 +125,21 @@ export class Proxy {
     return `http://127.0.0.1:${this.#server.address().port}`;
   }
 
-  /** Cuts every connection. New ones are held until `mend`, so that the client's attempt succeeds the moment it can. */
+  /** Holds new connections until `mend`, so that a client's attempt succeeds the moment it can instead of being repeated. */
+  hold() {
+    this.#waiting ??= [];
+  }
+
+  /** Cuts every connection, and holds new ones. */
   cut() {
-    this.#waiting = [];
+    this.hold();
     for (const socket of this.#sockets) {
       socket.destroy();
     }
   }
 
   mend() {
-    const waiting = this.#waiting;
+    const waiting = this.#waiting ?? [];
     this.#waiting = undefined;
     waiting.forEach(client => this.#forward(client));
   }

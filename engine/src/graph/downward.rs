@@ -59,11 +59,13 @@ impl Advance<'_> {
                         groups.entry(group).or_default().coming.push((key, row));
                     }
                 }
-                for (group, candidates) in groups {
-                    match keeps {
-                        Keeps::First(limit) => self.keep_first(id, limit, group, candidates, &mut transitions)?,
-                        _ => self.keep_witnesses(id, group, candidates, &mut transitions)?,
+                match keeps {
+                    Keeps::First(limit) => {
+                        for (group, candidates) in groups {
+                            self.keep_first(id, limit, group, candidates, &mut transitions)?;
+                        }
                     }
+                    _ => self.keep_witnesses(id, groups, &mut transitions)?,
                 }
             }
         }
@@ -364,46 +366,57 @@ impl Advance<'_> {
     fn keep_witnesses(
         &mut self,
         id: NodeId,
-        group: Packed,
-        candidates: GroupCandidates,
+        groups: FxHashMap<Packed, GroupCandidates>,
         transitions: &mut Transitions,
     ) -> Result<(), AdvanceError> {
         let node = self.node(id);
-        let Some(content) = self.nodes[id].groups.get(&group) else { return Ok(()) };
-        let GroupCandidates { gone, coming } = candidates;
-        let mut gone: FxHashMap<Packed, Arc<StoredRow>> = gone.into_iter().collect();
-        let mut witnesses = Members::empty(Keeps::Witnesses);
-        for key in content.members.keys().filter(|key| !gone.contains_key(*key)) {
-            witnesses.insert_key(key.clone());
-        }
-        let was_full = content.members.len() >= WITNESS_CAP;
-        let (returning, mut coming): (Vec<_>, Vec<_>) = coming.into_iter().partition(|(key, _)| gone.contains_key(key));
-        for (key, new) in returning {
-            let Some(old) = gone.remove(&key) else { continue };
-            witnesses.insert_key(key.clone());
-            if old != new {
-                transitions.stayed.push((key, old, new));
-            }
-        }
-        if was_full && witnesses.len() < WITNESS_CAP {
-            // There may be rows that never were candidates.
-            let columns = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
-            let lookup = Lookup { limit: Some(WITNESS_CAP), ..Lookup::new(self.query, id, columns, Apply::Complete) };
-            coming.clear();
-            self.read.lookup(&lookup, &[group.unpack()], &mut |_, row| {
-                coming.push((Packed::columns(&row, &node.table.primary_key), row));
-            })?;
-            self.rows_read += coming.len() + 1;
-        }
-        for (key, row) in coming {
-            if witnesses.len() < WITNESS_CAP && !witnesses.keys().any(|other| *other == key) {
+        let mut edited: Vec<(Packed, Members, Vec<(Packed, Arc<StoredRow>)>)> = Vec::with_capacity(groups.len());
+        let mut short: Vec<usize> = Vec::new();
+        for (group, GroupCandidates { gone, coming }) in groups {
+            let Some(content) = self.nodes[id].groups.get(&group) else { continue };
+            let mut gone: FxHashMap<Packed, Arc<StoredRow>> = gone.into_iter().collect();
+            let mut witnesses = Members::empty(Keeps::Witnesses);
+            for key in content.members.keys().filter(|key| !gone.contains_key(*key)) {
                 witnesses.insert_key(key.clone());
-                transitions.entered.push((key, row));
             }
+            let (returning, mut coming): (Vec<_>, Vec<_>) =
+                coming.into_iter().partition(|(key, _)| gone.contains_key(key));
+            for (key, new) in returning {
+                let Some(old) = gone.remove(&key) else { continue };
+                witnesses.insert_key(key.clone());
+                if old != new {
+                    transitions.stayed.push((key, old, new));
+                }
+            }
+            transitions.left.extend(gone.into_iter().map(|(key, row)| (key, Some(row))));
+            if content.members.len() >= WITNESS_CAP && witnesses.len() < WITNESS_CAP {
+                // There may be rows that never were candidates: all that can follow are read.
+                coming.clear();
+                short.push(edited.len());
+            }
+            edited.push((group, witnesses, coming));
         }
-        let left = gone.into_iter().map(|(key, row)| (key, Some(row)));
-        transitions.left.extend(left);
-        self.edits.push(Edit::Witnesses { node: id, group, members: witnesses });
+        let columns = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
+        let lookup = Lookup { limit: Some(WITNESS_CAP), ..Lookup::new(self.query, id, columns, Apply::Complete) };
+        for short in short.chunks(READ_CHUNK) {
+            let keys: Vec<Key> = short.iter().map(|&index| edited[index].0.unpack()).collect();
+            let mut rows = keys.len();
+            self.read.lookup(&lookup, &keys, &mut |index, row| {
+                rows += 1;
+                edited[short[index]].2.push((Packed::columns(&row, &node.table.primary_key), row));
+            })?;
+            self.rows_read += rows;
+            self.check_reads()?;
+        }
+        for (group, mut witnesses, coming) in edited {
+            for (key, row) in coming {
+                if witnesses.len() < WITNESS_CAP && !witnesses.keys().any(|other| *other == key) {
+                    witnesses.insert_key(key.clone());
+                    transitions.entered.push((key, row));
+                }
+            }
+            self.edits.push(Edit::Witnesses { node: id, group, members: witnesses });
+        }
         Ok(())
     }
 

@@ -82,7 +82,14 @@ pub(super) fn or(conditions: Vec<Expr>) -> Expr {
     join(conditions, BinaryOperator::Or, false)
 }
 
-fn join(conditions: Vec<Expr>, op: BinaryOperator, empty: bool) -> Expr {
+/// Most conditions in a row: SQLite counts each as one level and takes a thousand.
+const CHAIN_MAX: usize = 50;
+
+fn join(mut conditions: Vec<Expr>, op: BinaryOperator, empty: bool) -> Expr {
+    if conditions.len() > CHAIN_MAX {
+        let right = conditions.split_off(conditions.len() / 2);
+        return binary(join(conditions, op.clone(), empty), op.clone(), join(right, op, empty));
+    }
     let many = conditions.len() > 1;
     let joined = conditions.into_iter().reduce(|left, right| Expr::BinaryOp {
         left: Box::new(left),

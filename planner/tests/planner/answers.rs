@@ -224,3 +224,25 @@ fn hydrations_run_beside_each_other() {
         }
     });
 }
+
+#[test]
+fn queries_of_unusual_size() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = tracker(&directory.path().join("replica.db"), 4, 20);
+    let mut deep = from("issue").filter(equal("id", "i5"));
+    for _ in 0..20 {
+        deep = from("issue").filter(exists("id", "id", deep));
+    }
+    let wide = |count: usize, any: bool| {
+        let conditions =
+            (0..count).map(|_| exists("id", "issue", from("comment").filter(equal("issue", "i5")))).collect();
+        from("issue").filter(if any { Condition::Or(conditions) } else { Condition::And(conditions) })
+    };
+    let many = from("issue").filter(Condition::Or((0..3000).map(|id| equal("id", &format!("i{id}"))).collect()));
+    for planner in [Planner::new(), Planner::careless(1), Planner::careless(2), Planner::careless(3)] {
+        assert_eq!(answer(&planner, &deep, &snapshot)[0], ["i5"]);
+        assert_eq!(answer(&planner, &wide(100, false), &snapshot)[0], ["i5"]);
+        assert_eq!(answer(&planner, &wide(100, true), &snapshot)[0], ["i5"]);
+        assert_eq!(answer(&planner, &many, &snapshot)[0].len(), 20);
+    }
+}

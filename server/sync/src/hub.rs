@@ -32,6 +32,8 @@ const GROUP_QUEUE: usize = 256;
 pub(crate) struct Services {
     pub(crate) config: Arc<Config>,
     pub(crate) replica: Arc<Replica>,
+    /// The initial-sync version of the replica, which never changes.
+    pub(crate) replica_version: Arc<str>,
     pub(crate) views: Arc<views::Views>,
     pub(crate) store: cvr_store::Store,
     pub(crate) api: Option<QueryApi>,
@@ -128,7 +130,8 @@ impl Hub {
     ) -> Arc<Hub> {
         let api = QueryApi::new(&config);
         let texts = RowTexts::default();
-        let services = Services { config: Arc::clone(&config), replica, views, store, api, texts };
+        let replica_version = replica.state().replica_version;
+        let services = Services { config: Arc::clone(&config), replica, replica_version, views, store, api, texts };
         Arc::new(Hub {
             config,
             services: Arc::new(services),

@@ -4,6 +4,7 @@ mod demo;
 mod node;
 mod protocol;
 mod watch;
+mod worlds;
 
 use std::path::{Path, PathBuf};
 

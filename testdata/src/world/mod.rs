@@ -14,6 +14,7 @@ mod queries;
 mod replica;
 mod rng;
 mod shrink;
+mod sql_hydrator;
 mod transactions;
 
 pub use case::{Case, regressions};
@@ -26,4 +27,5 @@ pub use queries::QueryGenerator;
 pub use replica::{apply_to_replica, create_replica};
 pub use rng::Rng;
 pub use shrink::shrink;
+pub use sql_hydrator::SqlHydrator;
 pub use transactions::{fill, transaction};

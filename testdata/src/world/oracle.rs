@@ -194,4 +194,29 @@ impl View {
         }
         Ok(())
     }
+
+    /// Whether the view is a right answer, as far as can be told without knowing which witnesses were chosen.
+    pub fn check_alone(&self, evaluation: &Evaluation<'_>) -> Result<(), Failure> {
+        let mut bounds: BTreeMap<(Arc<str>, Row), (u32, u32)> = BTreeMap::new();
+        for (node, (always, sometimes)) in evaluation.nodes.iter().zip(evaluation.bounds()) {
+            for row in sometimes {
+                let certain = u32::from(always.contains(&row));
+                let bound = bounds.entry((Arc::clone(&node.table.name), row)).or_default();
+                *bound = (bound.0 + certain, bound.1 + 1);
+            }
+        }
+        let mut missing: usize = bounds.values().filter(|(least, _)| *least > 0).count();
+        for ((table, _), (count, row)) in &self.rows {
+            let values = Row::from(&row.values[..]);
+            match bounds.get(&(Arc::clone(table), values)) {
+                Some((least, most)) if (least..=most).contains(&count) => missing -= usize::from(*least > 0),
+                bound => return Err(format!("the client has {row:?} of {table} {count} times: {bound:?}")),
+            }
+        }
+        if missing > 0 {
+            Err(format!("the client lacks {missing} rows of {bounds:?}: {:?}", self.rows))
+        } else {
+            Ok(())
+        }
+    }
 }

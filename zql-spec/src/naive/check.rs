@@ -72,4 +72,32 @@ impl Evaluation<'_> {
         }
         Ok(())
     }
+
+    /// For each node the rows that every right answer holds and the rows that some right answer holds. They
+    /// differ where witnesses may be chosen, and below.
+    pub fn bounds(&self) -> Vec<(BTreeSet<Row>, BTreeSet<Row>)> {
+        let mut bounds: Vec<(BTreeSet<Row>, BTreeSet<Row>)> = Vec::new();
+        for (id, node) in self.nodes.iter().enumerate() {
+            let (mut always, mut sometimes) = (BTreeSet::new(), BTreeSet::new());
+            match node.parent {
+                _ if !node.synced => {}
+                None => {
+                    always.extend(self.rows(id, None));
+                    sometimes.clone_from(&always);
+                }
+                Some((parent, _)) => {
+                    for row in &bounds[parent].1 {
+                        let rows = self.rows(id, Some(row));
+                        let free = node.role == NodeRole::Exists && rows.len() > WITNESSES;
+                        if !free && bounds[parent].0.contains(row) {
+                            always.extend(rows.iter().cloned());
+                        }
+                        sometimes.extend(rows);
+                    }
+                }
+            }
+            bounds.push((always, sometimes));
+        }
+        bounds
+    }
 }

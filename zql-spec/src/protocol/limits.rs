@@ -4,9 +4,9 @@
 //! documents that nest too deeply and cannot store U+0000; both are refused at the door instead, so that
 //! one client's message cannot fail a write that is shared with other clients.
 
-/// Deepest nesting of a passed-on document. Real arguments nest a few levels; Postgres's own limit
-/// (its stack) is in the thousands.
-pub(super) const MAX_RAW_DEPTH: usize = 200;
+/// Deepest nesting of a passed-on document: what the parser of ASTs takes. Real arguments nest a few levels;
+/// Postgres's own limit (its stack) is in the thousands.
+pub(super) const MAX_RAW_DEPTH: usize = crate::json::MAX_DEPTH;
 
 /// How deeply arrays and objects nest in valid JSON text.
 pub(super) fn depth(json: &str) -> usize {

@@ -60,7 +60,7 @@ pub(crate) struct NamedQuery {
 }
 
 /// The API server's answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Answer {
     /// The user that the API server sees, if it says so; the inner `None` is nobody.
     pub(crate) user_id: Option<Option<String>>,

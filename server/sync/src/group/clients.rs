@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use cvr::config::{ConfigUpdate, Put};
 use cvr::flush::FlushTimes;
+use cvr::patch::QueryPatch;
 use cvr::record::Body;
-use cvr::row::QueryId;
+use cvr::row::{QueryId, Rows};
 use cvr::ttl::TtlClock;
 use cvr_store::StoreError;
 use serde_json::value::RawValue;
+use tokio::task::JoinHandle;
 use zql_spec::ast::Ast;
 use zql_spec::client_schema::ClientSchema;
 use zql_spec::json::Json;
@@ -90,8 +92,19 @@ impl Group {
         if let Some(client) = self.client(id) {
             client.base = base.clone();
         }
+        if self.services.api.is_some() {
+            // Beside the loading of the record. If that fails, nobody is there to hear the answer.
+            let services = Arc::clone(&self.services);
+            self.calls.spawn(async move {
+                let answer = match &services.api {
+                    Some(api) => api.validate(&caller).await,
+                    None => Ok(Answer::default()),
+                };
+                Called::Validated(id, answer)
+            });
+        }
         self.load(id, now).await?;
-        let replica_version = self.services.replica.state().replica_version;
+        let replica_version = Arc::clone(&self.services.replica_version);
         let record = self.record()?;
         record.cvr.check_replica(&replica_version).map_err(|error| Fault::group(cvr_error(&error)))?;
         record.cvr.check_base(base.as_ref()).map_err(|error| Fault::client(id, cvr_error(&error)))?;
@@ -100,16 +113,8 @@ impl Group {
             return Err(Fault::client(id, ErrorBody::new(ErrorKind::InvalidConnectionRequest, message)));
         }
         if self.services.api.is_none() {
-            return self.admit(id, Ok(Answer { user_id: None, results: Vec::new() })).await;
+            return self.admit(id, Ok(Answer::default())).await;
         }
-        let services = Arc::clone(&self.services);
-        self.calls.spawn(async move {
-            let answer = match &services.api {
-                Some(api) => api.validate(&caller).await,
-                None => Ok(Answer { user_id: None, results: Vec::new() }),
-            };
-            Called::Validated(id, answer)
-        });
         Ok(())
     }
 
@@ -125,7 +130,10 @@ impl Group {
             error => Fault::group(store_error(&error)),
         };
         let cvr = self.services.store.load(&self.id, self.last_connect_time).await.map_err(fault)?;
-        let rows = self.services.store.load_rows(&cvr).await.map_err(fault)?;
+        let rows = match cvr.stored {
+            true => self.services.store.load_rows(&cvr).await.map_err(fault)?,
+            false => Rows::default(),
+        };
         self.clock = TtlClock::new(cvr.ttl_clock, now);
         self.record = Some(Record { cvr, rows });
         Ok(())
@@ -146,9 +154,7 @@ impl Group {
             active_clients: init.active_clients.as_deref(),
             deleted: init.deleted.as_ref(),
         };
-        self.change(id, change).await?;
-        self.prepare_tables().await?;
-        self.sync_queries(Some(id), Mode::All).await
+        self.change_and_sync(id, change, Mode::All).await
     }
 
     /// Checks the user that the API server sees against the one that the connection claims, and the group's.
@@ -169,12 +175,12 @@ impl Group {
     pub(super) async fn on_message(&mut self, event: GroupEvent) -> Result<(), Fault> {
         match event {
             GroupEvent::ChangeQueries(id, body) => {
-                self.change(id, Change { desired: &body.desired_queries_patch, ..Change::default() }).await?;
-                self.sync_queries(Some(id), Mode::Missing).await
+                let change = Change { desired: &body.desired_queries_patch, ..Change::default() };
+                self.change_and_sync(id, change, Mode::Missing).await
             }
             GroupEvent::DeleteClients(id, body) => {
-                self.change(id, Change { deleted: Some(&body), ..Change::default() }).await?;
-                self.sync_queries(Some(id), Mode::Missing).await
+                let change = Change { deleted: Some(&body), ..Change::default() };
+                self.change_and_sync(id, change, Mode::Missing).await
             }
             GroupEvent::UpdateAuth(id, token) => self.update_auth(id, token).await,
             GroupEvent::Join(..) | GroupEvent::Room(_) | GroupEvent::Left(_) | GroupEvent::Stop => Ok(()),
@@ -202,13 +208,27 @@ impl Group {
         self.sync_queries(Some(id), Mode::All).await
     }
 
-    /// Changes the record as one message asks, and tells the clients that are up to date.
-    async fn change(&mut self, id: u64, change: Change<'_>) -> Result<(), Fault> {
-        let Some(client) = self.client(id) else { return Ok(()) };
+    /// Changes the record as one message asks, tells the clients that are up to date, and brings the running queries
+    /// in line. Queries are started while the change is being written: if the writing fails, the group ends, and
+    /// nothing of them is seen.
+    async fn change_and_sync(&mut self, id: u64, change: Change<'_>, mode: Mode) -> Result<(), Fault> {
+        let Some(changed) = self.begin_change(id, change)? else { return Ok(()) };
+        let started = match self.prepare_tables() {
+            Ok(()) => self.start_queries(Some(id), mode).await,
+            Err(fault) => Err(fault),
+        };
+        self.end_change(changed).await?;
+        started?;
+        self.finish_batches().await
+    }
+
+    fn begin_change(&mut self, id: u64, change: Change<'_>) -> Result<Option<Changed>, Fault> {
+        let Some(client) = self.client(id) else { return Ok(None) };
         let client_id = Arc::clone(&client.connection.client_id);
         let now = now_ms();
         let clock = self.clock.read(now);
         let shard = self.services.config.shard();
+        let store = self.services.store.clone();
         let times = FlushTimes { last_connect_time: self.last_connect_time, last_active: now, ttl_clock: clock };
         let record = self.record()?;
         let before = record.cvr.version.clone();
@@ -216,17 +236,25 @@ impl Group {
         let deleted =
             apply(&mut update, &client_id, &change, &shard, clock).map_err(|error| Fault::client(id, error))?;
         let (patches, flush) = update.finish(times);
-        if let Some(flush) = flush {
-            self.services.store.flush(Arc::clone(&flush)).await.map_err(|error| Fault::group(store_error(&error)))?;
-            let record = self.record()?;
+        let written = flush.map(|flush| {
             record.rows.apply(&flush);
             record.cvr = flush.cvr.clone();
-            let after = record.cvr.version.clone();
-            if after != before {
-                let items: Vec<Item> = patches.into_iter().map(Item::Query).collect();
-                // A client without a cookie has what a record that does not exist yet has.
-                self.poke(&after, &items, &after, |base| base.map_or(before.is_empty(), |base| *base == before));
-            }
+            tokio::spawn(async move { store.flush(flush).await })
+        });
+        Ok(Some(Changed { before, patches, written, deleted }))
+    }
+
+    async fn end_change(&mut self, changed: Changed) -> Result<(), Fault> {
+        let Changed { before, patches, written, deleted } = changed;
+        if let Some(written) = written {
+            let written = written.await.map_err(|error| Fault::internal(&error))?;
+            written.map_err(|error| Fault::group(store_error(&error)))?;
+        }
+        let after = self.record()?.cvr.version.clone();
+        if after != before {
+            let items: Vec<Item> = patches.into_iter().map(Item::Query).collect();
+            // A client without a cookie has what a record that does not exist yet has.
+            self.poke(&after, &items, &after, |base| base.map_or(before.is_empty(), |base| *base == before));
         }
         if let Some(deleted) = deleted {
             let ack = Downstream::DeleteClients(DeleteClients { client_ids: Some(deleted), client_group_ids: None });
@@ -237,6 +265,14 @@ impl Group {
         self.schedule_eviction();
         Ok(())
     }
+}
+
+/// A change of the record on its way to the store.
+struct Changed {
+    before: CvrVersion,
+    patches: Vec<QueryPatch>,
+    written: Option<JoinHandle<Result<(), StoreError>>>,
+    deleted: Option<Vec<String>>,
 }
 
 /// Makes the changes of one message. Gives the ids to acknowledge as deleted, if any were asked for.

@@ -51,7 +51,7 @@ impl Group {
         }
         let state = StateVersion::from_shared(version).map_err(|error| Fault::internal(&error))?;
         let times = self.times();
-        let replica_version = self.services.replica.state().replica_version;
+        let replica_version = Arc::clone(&self.services.replica_version);
         let (Some(record), Some(tables)) = (&mut self.record, &self.tables) else { return Ok(()) };
         let before = record.cvr.version.clone();
         let mut update =
@@ -81,7 +81,7 @@ impl Group {
     /// Sends a complete batch, and to clients that are behind what they missed.
     pub(super) async fn finish_batch(&mut self, batch: Batch) -> Result<(), Fault> {
         let times = self.times();
-        let replica_version = self.services.replica.state().replica_version;
+        let replica_version = Arc::clone(&self.services.replica_version);
         let head = StateVersion::from_shared(Arc::clone(&self.head)).map_err(|error| Fault::internal(&error))?;
         let executed: Vec<(QueryId, Arc<str>)> = batch
             .answers

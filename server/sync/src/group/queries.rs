@@ -95,8 +95,14 @@ pub(super) struct Transformed {
 }
 
 impl Group {
-    /// Brings what runs in line with what the record says.
+    /// Brings what runs in line with what the record says, and sends what is complete.
     pub(super) async fn sync_queries(&mut self, requester: Option<u64>, mode: Mode) -> Result<(), Fault> {
+        self.start_queries(requester, mode).await?;
+        self.finish_batches().await
+    }
+
+    /// Starts what the record says should run, as one batch, and stops what expired.
+    pub(super) async fn start_queries(&mut self, requester: Option<u64>, mode: Mode) -> Result<(), Fault> {
         let clock = self.clock.read(now_ms());
         let caller = self.caller(requester);
         let Some(record) = &self.record else { return Ok(()) };
@@ -160,7 +166,7 @@ impl Group {
             self.calls.spawn(async move {
                 let answer = match &services.api {
                     Some(api) => api.transform(&caller, &to_call).await,
-                    None => Ok(Answer { user_id: None, results: Vec::new() }),
+                    None => Ok(Answer::default()),
                 };
                 Called::Transformed(Transformed { batch: id, requester, caller, asked, answer })
             });
@@ -169,7 +175,7 @@ impl Group {
         for (query_id, message) in faults {
             self.query_failed(&query_id, requester, &message)?;
         }
-        self.finish_batches().await
+        Ok(())
     }
 
     /// The query API answered.
@@ -364,7 +370,7 @@ impl Group {
             Event::SchemaChanged { version, .. } => {
                 self.heard(&version);
                 self.tables = None;
-                self.prepare_tables().await?;
+                self.prepare_tables()?;
                 self.subscribe_again();
                 self.finish_batches().await
             }
@@ -401,7 +407,7 @@ impl Group {
     }
 
     /// Sends the batches that are complete to the clients.
-    async fn finish_batches(&mut self) -> Result<(), Fault> {
+    pub(super) async fn finish_batches(&mut self) -> Result<(), Fault> {
         loop {
             let ready = |batch: &Batch| batch.calling.is_empty() && batch.hydrating.is_empty();
             let position = match self.synced {
@@ -467,7 +473,7 @@ impl Group {
     }
 
     /// Checks the client schema against the replica and prepares the tables, unless that is done.
-    pub(super) async fn prepare_tables(&mut self) -> Result<(), Fault> {
+    pub(super) fn prepare_tables(&mut self) -> Result<(), Fault> {
         if self.tables.is_some() {
             return Ok(());
         }

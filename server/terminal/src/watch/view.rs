@@ -37,10 +37,11 @@ pub(super) fn sections(state: &State, ast: Option<&Ast>, limit: usize) -> Vec<Se
 
 fn plain<'a>(name: &str, rows: impl Iterator<Item = &'a JsonRow>, count: usize, limit: usize) -> Section {
     let rows: Vec<&JsonRow> = rows.take(limit).collect();
-    let columns = rows.first().map(|row| id_first(row.keys().map(String::as_str))).unwrap_or_default();
+    let columns = rows.first().map(|row| in_order(row.keys().map(|name| (name.as_str(), false)))).unwrap_or_default();
     let cell = |row: &JsonRow, column: &String| match row.get(column) {
         None | Some(JsonValue::Null) => String::new(),
         Some(JsonValue::String(text)) => text.clone(),
+        Some(JsonValue::Number(number)) => scalar(column, number.as_f64().unwrap_or(f64::NAN)),
         Some(other) => other.to_string(),
     };
     Section {
@@ -72,8 +73,10 @@ fn result(state: &State, ast: &Ast, limit: usize) -> Option<Section> {
     let json = evaluation.tree_json(&tree);
     let objects = json.as_array()?;
     let first = objects.first().and_then(Json::as_object).unwrap_or_default();
-    let columns = id_first(first.iter().map(|(name, _)| &**name));
-    let cells = |object: &Json| columns.iter().map(|column| cell(object.get(column))).collect();
+    let related =
+        |value: &Json| matches!(value, Json::Array(items) if items.iter().all(|item| item.as_object().is_some()));
+    let columns = in_order(first.iter().map(|(name, value)| (&**name, related(value))));
+    let cells = |object: &Json| columns.iter().map(|column| cell(column, object.get(column))).collect();
     Some(Section {
         title: format!("{}: {} rows in the result, {} synced", ast.table, objects.len(), state.len()),
         rows: objects.iter().take(limit).map(cells).collect(),
@@ -110,13 +113,14 @@ fn value(json: Option<&JsonValue>) -> Value {
 }
 
 /// One cell: related rows by their names when they have any, else by their number.
-fn cell(json: Option<&Json>) -> String {
+fn cell(column: &str, json: Option<&Json>) -> String {
     match json {
         None | Some(Json::Null) => String::new(),
         Some(Json::String(text)) => text.to_string(),
+        Some(Json::Number(number)) => scalar(column, *number),
         Some(Json::Array(items)) if items.iter().all(|item| item.as_object().is_some()) => {
             let names: Option<Vec<&str>> = items.iter().map(|item| item.get("name")?.as_str()).collect();
-            names.filter(|names| !names.is_empty()).map_or_else(|| items.len().to_string(), |names| names.join(", "))
+            names.map_or_else(|| items.len().to_string(), |names| names.join(", "))
         }
         Some(other) => {
             let mut text = String::new();
@@ -126,16 +130,43 @@ fn cell(json: Option<&Json>) -> String {
     }
 }
 
-/// Columns in their order, the one that names the row first, long texts of little use at a glance last.
-fn id_first<'a>(columns: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut columns: Vec<&str> = columns.collect();
-    columns.sort_by_key(|name| match *name {
+/// A number; in a column that is named like a time, a number that can be one is shown as date and time of day (UTC).
+fn scalar(column: &str, number: f64) -> String {
+    // 2001 to 2100 in milliseconds.
+    const PLAUSIBLE: std::ops::Range<f64> = 978_307_200_000.0..4_102_444_800_000.0;
+    let named_so = ["created", "modified", "updated", "at", "time", "date"].iter().any(|end| column.ends_with(end));
+    if !named_so || !PLAUSIBLE.contains(&number) {
+        let mut text = String::new();
+        zql_spec::json::write_number(number, &mut text);
+        return text;
+    }
+    // Positive, so that truncation is the floor.
+    let seconds = (number / 1e3) as u64;
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1970 to a date: years of 365.2425 days that begin in March (Howard Hinnant's algorithm, for this era).
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02}", time / 3_600, time / 60 % 60, time % 60)
+}
+
+/// Columns by their use at a glance: what names the row, its relations, its own values, references and long texts.
+fn in_order<'a>(columns: impl Iterator<Item = (&'a str, bool)>) -> Vec<String> {
+    let mut columns: Vec<(&str, bool)> = columns.collect();
+    columns.sort_by_key(|(name, related)| match *name {
         "id" => 0,
         "name" | "title" => 1,
-        "description" | "body" => 3,
-        _ => 2,
+        "description" | "body" => 5,
+        _ if *related => 2,
+        name if name.ends_with("_id") => 4,
+        _ => 3,
     });
-    columns.into_iter().map(str::to_owned).collect()
+    columns.into_iter().map(|(name, _)| name.to_owned()).collect()
 }
 
 #[cfg(test)]
@@ -171,8 +202,20 @@ mod tests {
         .unwrap();
         let sections = sections(&state(), Some(&ast), 10);
         assert_eq!(sections.len(), 1);
-        assert_eq!(sections[0].columns, ["id", "title", "rank", "labels"]);
-        assert_eq!(sections[0].rows, [["2", "b", "1", "bug, new"], ["1", "a", "2", "0"]]);
+        assert_eq!(sections[0].columns, ["id", "title", "labels", "rank"]);
+        assert_eq!(sections[0].rows, [["2", "b", "bug, new", "1"], ["1", "a", "", "2"]]);
+    }
+
+    #[test]
+    fn times_are_readable() {
+        for (column, number, expected) in [
+            ("created", 1_767_225_600_000.0, "2026-01-01 00:00:00"),
+            ("updated_at", 1_709_251_199_500.0, "2024-02-29 23:59:59"),
+            ("rank", 1_767_225_600_000.0, "1767225600000"),
+            ("created", 12.5, "12.5"),
+        ] {
+            assert_eq!(scalar(column, number), expected);
+        }
     }
 
     #[test]

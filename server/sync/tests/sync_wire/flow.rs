@@ -1,0 +1,213 @@
+//! What a client sees when all is well: the transcript of the reference, step by step.
+
+use protocol_client::{Hello, Keys, State, hash_of};
+use zql_spec::protocol::downstream::{QueryOp, RowOp};
+use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
+
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, next, open, poke, pokes_until_got, query};
+
+fn hash(op: &DesiredOp) -> String {
+    hash_of(op).expect("a query").to_owned()
+}
+
+fn puts(poke: &protocol_client::Poke) -> Vec<(String, String)> {
+    let put = |row: &RowOp| match row {
+        RowOp::Put { table_name, value } => Some((table_name.clone(), value["id"].as_str().expect("an id").to_owned())),
+        _ => None,
+    };
+    let mut puts: Vec<_> = poke.rows().filter_map(put).collect();
+    puts.sort();
+    puts
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(table, id)| ((*table).to_owned(), (*id).to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_client_gets_its_query_and_then_changes() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let hash = hash(&wanted);
+    let (identity, mut connection) = server.connect(vec![wanted]).await;
+    let first = poke(&mut connection).await;
+    assert_eq!((first.base.as_deref(), first.cookie.as_str()), (None, "00:01"));
+    let desired = first.parts[0].desired_queries_patches.as_ref().expect("desired queries");
+    assert_eq!(desired[&identity.client_id], [QueryOp::Put { hash: hash.clone(), ttl: None }]);
+    assert_eq!(first.rows().count(), 0);
+
+    let second = poke(&mut connection).await;
+    assert_eq!(second.base.as_deref(), Some("00:01"));
+    assert!(second.gets(&hash) && !second.cookie.contains(':'), "{second:?}");
+    assert_eq!(puts(&second), pairs(&[("comment", "c1"), ("issue", "i1"), ("issue", "i2")]));
+
+    server.sql("BEGIN; DELETE FROM comment; INSERT INTO issue VALUES ('i3', 'third', true); UPDATE issue SET id = 'i4' WHERE id = 'i2'; COMMIT");
+    let third = poke(&mut connection).await;
+    assert_eq!(third.base.as_deref(), Some(second.cookie.as_str()));
+    assert_eq!(puts(&third), pairs(&[("issue", "i3"), ("issue", "i4")]));
+    assert_eq!(third.rows().count(), 4, "{third:?}");
+
+    // What no query of the group reads is no news; the next poke comes from the old cookie.
+    server.sql("CREATE TABLE other (id int PRIMARY KEY)");
+    server.sql("UPDATE issue SET title = 'x' WHERE id = 'i3'");
+    let fourth = poke(&mut connection).await;
+    assert_eq!(fourth.base.as_deref(), Some(third.cookie.as_str()));
+    assert_eq!(puts(&fourth), pairs(&[("issue", "i3")]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_returns_gets_what_it_missed_and_nothing_twice() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let hash = hash(&wanted);
+    let (identity, mut connection) = server.connect(vec![wanted]).await;
+    let mut state = State::new(Keys::from_schema(CLIENT_SCHEMA));
+    for poke in pokes_until_got(&mut connection, &hash).await {
+        state.apply(&poke).expect("a good poke");
+    }
+    let cookie = state.cookie.clone().expect("a cookie");
+    drop(connection);
+
+    // Caught up, group still warm: one empty poke.
+    let mut connection = open(&identity, Some(&cookie), Hello::again()).await;
+    let empty = poke(&mut connection).await;
+    assert_eq!((empty.base.as_deref(), empty.cookie.as_str(), empty.parts.len()), (Some(&*cookie), &*cookie, 0));
+
+    // A sibling keeps the group going while the client is away.
+    let sibling = identity.sibling();
+    let mut other = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![query(ISSUES)])).await;
+    pokes_until_got(&mut other, &hash).await;
+    drop(connection);
+    server.sql("BEGIN; DELETE FROM comment; INSERT INTO issue VALUES ('i3', 'third', true); COMMIT");
+    while puts(&poke(&mut other).await) != pairs(&[("issue", "i3")]) {}
+    let mut connection = open(&identity, Some(&cookie), Hello::again()).await;
+    let missed = poke(&mut connection).await;
+    assert_eq!(missed.base.as_deref(), Some(&*cookie));
+    assert_eq!(puts(&missed), pairs(&[("issue", "i3")]));
+    assert_eq!(missed.rows().count(), 2, "{missed:?}");
+    state.apply(&missed).expect("a good poke");
+    let cookie = state.cookie.clone().expect("a cookie");
+
+    // The whole server restarts; meanwhile a row changes.
+    drop((connection, other));
+    let server = server.restart().await;
+    server.sql("UPDATE issue SET title = 'later' WHERE id = 'i1'");
+    let identity = protocol_client::Identity { server: server.url.clone(), ..identity };
+    let mut connection = open(&identity, Some(&cookie), Hello::again()).await;
+    loop {
+        let poke = poke(&mut connection).await;
+        state.apply(&poke).expect("a good poke");
+        assert!(puts(&poke).iter().all(|(_, id)| id == "i1"), "{poke:?}");
+        if state.table("issue").any(|row| row["title"] == "later") {
+            break;
+        }
+    }
+    assert_eq!(state.table("issue").count(), 3);
+    assert_eq!(state.table("comment").count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_come_and_go() {
+    let server = Server::start(SCHEMA).await;
+    let (identity, mut connection) = server.connect(vec![]).await;
+    // Nothing is wanted: a poke for the new client, and one when the group's own queries are answered.
+    assert_eq!(poke(&mut connection).await.cookie, "00:01");
+    let open_issues = query(
+        r#"{"table":"issue","where":{"type":"simple","left":{"type":"column","name":"open"},"op":"=","right":{"type":"literal","value":true}}}"#,
+    );
+    let hash = hash(&open_issues);
+    connection.change_queries(vec![open_issues]).await.expect("sent");
+    let pokes = pokes_until_got(&mut connection, &hash).await;
+    assert_eq!(puts(pokes.last().expect("a poke")), pairs(&[("issue", "i1")]));
+
+    // Refused by the API server: told, and taken out.
+    let refused = Hello::named("refused", "[]");
+    let refused_hash = hash_of(&refused).expect("a hash").to_owned();
+    connection.change_queries(vec![refused]).await.expect("sent");
+    let mut told = false;
+    loop {
+        match next(&mut connection).await {
+            protocol_client::Event::TransformError(errors) => {
+                assert_eq!((errors[0].id.as_str(), errors[0].message.as_deref()), (&*refused_hash, Some("nope")));
+                told = true;
+            }
+            protocol_client::Event::Poke(poke) => {
+                if poke.got().any(|op| matches!(op, QueryOp::Del { hash } if *hash == refused_hash)) {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(told, "the error comes before the poke");
+
+    // `clear` drops at once what nobody else wants.
+    connection.change_queries(vec![DesiredOp::Clear]).await.expect("sent");
+    let desired = poke(&mut connection).await;
+    let ops = &desired.parts[0].desired_queries_patches.as_ref().expect("desired")[&identity.client_id];
+    assert!(ops.contains(&QueryOp::Del { hash: hash.clone() }));
+    let gone = poke(&mut connection).await;
+    assert!(gone.got().any(|op| *op == QueryOp::Del { hash: hash.clone() }));
+    assert!(matches!(gone.rows().collect::<Vec<_>>()[..], [RowOp::Del { .. }]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tabs_share_a_group() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let hash = hash(&wanted);
+    let (identity, mut first) = server.connect(vec![wanted.clone()]).await;
+    let before = pokes_until_got(&mut first, &hash).await.pop().expect("a poke");
+    let sibling = identity.sibling();
+    let mut second = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![wanted])).await;
+    let told = poke(&mut first).await;
+    assert_eq!((told.base.as_deref(), told.rows().count()), (Some(before.cookie.as_str()), 0));
+    assert!(told.parts[0].desired_queries_patches.as_ref().expect("desired").contains_key(&sibling.client_id));
+    let all = poke(&mut second).await;
+    assert_eq!((all.base.as_deref(), all.cookie.as_str()), (None, told.cookie.as_str()));
+    assert!(all.gets(&hash));
+    assert_eq!(puts(&all).len(), 3);
+    let desired = all.parts[0].desired_queries_patches.as_ref().expect("desired");
+    assert_eq!(desired.len(), 2, "{desired:?}");
+
+    server.sql("UPDATE issue SET title = 'seen by both' WHERE id = 'i1'");
+    assert_eq!(poke(&mut first).await.parts[0].rows_patch, poke(&mut second).await.parts[0].rows_patch);
+
+    let deleted = DeleteClients {
+        client_ids: Some(vec![sibling.client_id.clone(), "nobody".to_owned()]),
+        client_group_ids: None,
+    };
+    first.send(&Upstream::DeleteClients(deleted.clone())).await.expect("sent");
+    loop {
+        if let protocol_client::Event::DeleteClients(ack) = next(&mut first).await {
+            assert_eq!(ack, deleted);
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_mutation_ids_and_results_come_with_the_rows() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let hash = hash(&wanted);
+    let (identity, mut connection) = server.connect(vec![wanted]).await;
+    pokes_until_got(&mut connection, &hash).await;
+    let (group, client) = (&identity.client_group_id, &identity.client_id);
+    server.sql(&format!(
+        r#"BEGIN;
+           INSERT INTO zero_0.clients ("clientGroupID", "clientID", "lastMutationID") VALUES ('{group}', '{client}', 7);
+           INSERT INTO zero_0.clients ("clientGroupID", "clientID", "lastMutationID") VALUES ('other', 'other', 8);
+           INSERT INTO zero_0.mutations ("clientGroupID", "clientID", "mutationID", "result") VALUES ('{group}', '{client}', 7, '{{"error":"app"}}');
+           INSERT INTO issue VALUES ('i9', 'mutated', true); COMMIT"#
+    ));
+    let poke = poke(&mut connection).await;
+    assert_eq!(poke.parts.len(), 1);
+    let part = &poke.parts[0];
+    let ids = part.last_mutation_id_changes.as_ref().expect("a last mutation id");
+    assert_eq!((ids.len(), ids[client]), (1, 7.0));
+    assert_eq!(puts(&poke), pairs(&[("issue", "i9")]));
+    let results = serde_json::to_value(part.mutations_patch.as_ref().expect("results")).expect("JSON");
+    let expected = serde_json::json!([{ "op": "put", "mutation": { "id": { "clientID": client, "id": 7 }, "result": { "error": "app" } } }]);
+    assert_eq!(results, expected);
+}

@@ -1,0 +1,154 @@
+//! How connections are refused before they are one (protocol sheet §2.5), and plain HTTP.
+
+use futures::{SinkExt, StreamExt};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::harness::{SCHEMA, Server, patiently};
+
+type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+
+const PARAMS: &str = "clientID=c&clientGroupID=g&baseCookie=&ts=1&lmid=0&wsid=w";
+
+/// A raw connection; the server must echo the offered protocol.
+async fn raw(server: &Server, path: &str, protocol: Option<&str>) -> Socket {
+    let url = format!("{}{path}", server.url.replacen("http", "ws", 1));
+    let mut request = url.into_client_request().expect("a URL");
+    if let Some(protocol) = protocol {
+        let value = HeaderValue::from_str(protocol).expect("a header");
+        request.headers_mut().insert("sec-websocket-protocol", value);
+    }
+    let (socket, response) = patiently(connect_async(request)).await.expect("an upgrade");
+    assert_eq!(response.headers().get("sec-websocket-protocol").map(|value| value.to_str().expect("text")), protocol);
+    socket
+}
+
+/// The texts that arrive until the socket is closed, and the close frame.
+async fn rest(socket: &mut Socket) -> (Vec<String>, Option<CloseFrame>) {
+    let mut texts = Vec::new();
+    loop {
+        match patiently(socket.next()).await {
+            Some(Ok(Message::Text(text))) => texts.push(text.to_string()),
+            Some(Ok(Message::Close(frame))) => return (texts, frame),
+            Some(Ok(_)) => {}
+            other => panic!("a close frame was expected, not {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_understood_is_closed_with_1002() {
+    let server = Server::start(SCHEMA).await;
+    let good = format!("/sync/v51/connect?{PARAMS}");
+    for (path, protocol, expected) in [
+        ("/", Some("e30%3D"), "Error: Invalid URL: /"),
+        ("/a/b/sync/v51/connect?x=1", Some("e30%3D"), "Error: Invalid URL: /a/b/sync/v51/connect?x=1"),
+        ("/sync/vx/connect", Some("e30%3D"), "Error: Invalid version: /sync/vx/connect"),
+        ("/sync/v51/connect", Some("e30%3D"), "Error: invalid querystring - missing clientID"),
+        ("/replication/v6/changes", Some("e30%3D"), "Error: Dispatch to the change-streamer via the main port is only"),
+        (&good, None, "Error: Unexpected undefined value"),
+        (&good, Some("e30_"), "Error: Invalid character"),
+        (&good, Some("aGVsbG8%3D"), "Error: Unexpected token"),
+        (&good, Some("bnVsbA%3D%3D"), "Error: Cannot destructure"),
+    ] {
+        let mut socket = raw(&server, path, protocol).await;
+        let (texts, frame) = rest(&mut socket).await;
+        let frame = frame.expect("a code");
+        assert_eq!((texts.len(), u16::from(frame.code)), (0, 1002), "{path}");
+        assert!(frame.reason.starts_with(expected) && frame.reason.len() <= 123, "{path}: {}", frame.reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_and_users() {
+    let server = Server::start(SCHEMA).await;
+    for (version, expected) in [
+        (
+            "29",
+            r#"["error",{"kind":"VersionNotSupported","message":"server is at sync protocol v51 and does not support v29. The client must be updated to a newer release.","origin":"zeroCache"}]"#,
+        ),
+        (
+            "52",
+            r#"["error",{"kind":"VersionNotSupported","message":"server is at sync protocol v51 and does not support v52. The server must be updated to a newer release.","origin":"zeroCache"}]"#,
+        ),
+    ] {
+        let mut socket = raw(&server, &format!("/zero/sync/v{version}/connect?{PARAMS}"), Some("e30%3D")).await;
+        let (texts, frame) = rest(&mut socket).await;
+        assert_eq!((texts, frame), (vec![expected.to_owned()], None));
+    }
+    // A token without a user.
+    let mut socket = raw(&server, &format!("/sync/v51/connect?{PARAMS}"), Some("eyJhdXRoVG9rZW4iOiJ0In0%3D")).await;
+    let (texts, frame) = rest(&mut socket).await;
+    let frame = frame.expect("a code");
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (3000, "Authenticated connections require a userID."));
+    assert!(texts[0].contains("Unauthorized"), "{texts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_are_answered_and_older_sockets_replaced() {
+    let server = Server::start(SCHEMA).await;
+    let path = format!("/sync/v30/foo?{PARAMS}");
+    let mut socket = raw(&server, &path, Some("e30%3D")).await;
+    let Some(Ok(Message::Text(connected))) = patiently(socket.next()).await else { panic!("a message") };
+    assert!(connected.starts_with(r#"["connected",{"wsid":"w","timestamp":"#), "{connected}");
+    // Without initConnection there is no group: other messages are ignored, pings are not. Binary frames are text.
+    socket.send(Message::text(r#"["changeDesiredQueries",{"desiredQueriesPatch":[]}]"#)).await.expect("sent");
+    socket.send(Message::binary(br#"["ping",{}]"#.to_vec())).await.expect("sent");
+    let Some(Ok(Message::Text(pong))) = patiently(socket.next()).await else { panic!("a message") };
+    assert_eq!(pong.as_str(), r#"["pong",{}]"#);
+    let mut newer = raw(&server, &path, Some("e30%3D")).await;
+    assert_eq!(rest(&mut socket).await, (vec![], None));
+    newer.send(Message::text(r#"["ping",{}]"#)).await.expect("sent");
+    let Some(Ok(Message::Text(_))) = patiently(newer.next()).await else { panic!("a message") };
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_too_big_or_no_messages() {
+    let server = Server::start_with(SCHEMA, &[("ZERO_WEBSOCKET_MAX_PAYLOAD_BYTES", "1000")]).await;
+    let path = format!("/sync/v51/connect?{PARAMS}");
+    let mut socket = raw(&server, &path, Some("e30%3D")).await;
+    socket.send(Message::text("x".repeat(2000))).await.expect("sent");
+    let (_, frame) = rest(&mut socket).await;
+    assert_eq!(u16::from(frame.expect("a code").code), 1009);
+
+    for (text, kind) in [
+        ("nope", "InvalidMessage"),
+        (r#"["foo",{}]"#, "InvalidMessage"),
+        (
+            r#"["push",{"clientGroupID":"h","mutations":[],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#,
+            "InvalidPush",
+        ),
+        (
+            r#"["push",{"clientGroupID":"g","mutations":[{"type":"custom","id":1,"clientID":"c","name":"n","args":[],"timestamp":1}],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#,
+            "A ZERO_MUTATE_URL must be set",
+        ),
+    ] {
+        let mut socket = raw(&server, &path, Some("e30%3D")).await;
+        socket.send(Message::text(text)).await.expect("sent");
+        let (texts, frame) = rest(&mut socket).await;
+        assert!(texts.last().expect("an error").contains(kind), "{text}: {texts:?}");
+        assert_eq!(frame, None);
+    }
+    // The inspector answers that nobody is authenticated.
+    let mut socket = raw(&server, &path, Some("e30%3D")).await;
+    socket.send(Message::text(r#"["inspect",{"op":"version","id":"7"}]"#)).await.expect("sent");
+    patiently(socket.next()).await.expect("connected").expect("connected");
+    let Some(Ok(Message::Text(answer))) = patiently(socket.next()).await else { panic!("a message") };
+    assert_eq!(answer.as_str(), r#"["inspect",{"id":"7","op":"authenticated","value":false}]"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_http() {
+    let server = Server::start(SCHEMA).await;
+    for (path, status, body) in [
+        ("/", 200, "OK"),
+        ("/keepalive", 200, "OK"),
+        ("/nope", 404, r#"{"error":"Not Found","message":"Route GET:/nope not found","statusCode":404}"#),
+    ] {
+        let response = reqwest::get(format!("{}{path}", server.url)).await.expect("an answer");
+        assert_eq!(response.status().as_u16(), status, "{path}");
+        assert_eq!(response.text().await.expect("text"), body, "{path}");
+    }
+}

@@ -1,0 +1,203 @@
+//! A server over a database of its own, an API server that answers what it is told, and clients.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, Pool};
+use futures::FutureExt;
+use protocol_client::{Connection, Error, Event, Hello, Identity, Poke};
+use serde_json::{Value, json};
+use sync::config::Config;
+use sync::hub::Hub;
+use sync::options::Settings;
+use testdata::postgres::shared;
+use tokio::sync::oneshot;
+use warp::Filter;
+use zql_spec::protocol::error::ErrorBody;
+use zql_spec::protocol::upstream::DesiredOp;
+
+use crate::plain::Plain;
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Two tables that most tests use.
+pub(crate) const SCHEMA: &str = "CREATE TABLE issue (id text PRIMARY KEY, title text, open bool NOT NULL);
+     CREATE TABLE comment (id text PRIMARY KEY, issue_id text NOT NULL, body text);
+     INSERT INTO issue VALUES ('i1', 'first', true), ('i2', 'second', false);
+     INSERT INTO comment VALUES ('c1', 'i1', 'hello');";
+
+/// What a client of these tables sends.
+pub(crate) const CLIENT_SCHEMA: &str = r#"{"tables":{"comment":{"columns":{"body":{"type":"string"},"id":{"type":"string"},"issue_id":{"type":"string"}},"primaryKey":["id"]},"issue":{"columns":{"id":{"type":"string"},"open":{"type":"boolean"},"title":{"type":"string"}},"primaryKey":["id"]}}}"#;
+
+/// All issues with their comments.
+pub(crate) const ISSUES: &str = r#"{"table":"issue","related":[{"correlation":{"parentField":["id"],"childField":["issue_id"]},"subquery":{"table":"comment","alias":"comments"},"system":"client"}],"orderBy":[["id","asc"]]}"#;
+
+pub(crate) struct Server {
+    /// `http://127.0.0.1:port`
+    pub(crate) url: String,
+    /// The database's URL.
+    pub(crate) database: String,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) api: Arc<Api>,
+    stream: Option<upstream::Running>,
+    store: cvr_store::Store,
+    stop: Option<oneshot::Sender<()>>,
+    folder: Arc<tempfile::TempDir>,
+}
+
+/// The application's API server. The query `ast` is its first argument, `refused` is refused.
+#[derive(Default)]
+pub(crate) struct Api {
+    pub(crate) calls: AtomicUsize,
+    /// A status to answer everything with, 0 for none.
+    pub(crate) status: AtomicUsize,
+}
+
+impl Server {
+    pub(crate) async fn start(schema: &str) -> Server {
+        let database = shared().database().expect("a database");
+        shared().psql(&database, schema).expect("the schema is good");
+        Server::over(database, Arc::new(tempfile::tempdir().expect("a folder")), Arc::default(), &[]).await
+    }
+
+    pub(crate) async fn start_with(schema: &str, pairs: &[(&str, &str)]) -> Server {
+        let database = shared().database().expect("a database");
+        shared().psql(&database, schema).expect("the schema is good");
+        Server::over(database, Arc::new(tempfile::tempdir().expect("a folder")), Arc::default(), pairs).await
+    }
+
+    async fn over(database: String, folder: Arc<tempfile::TempDir>, api: Arc<Api>, pairs: &[(&str, &str)]) -> Server {
+        let _ = tracing_subscriber::fmt().with_env_filter("sync=debug,views=info").with_test_writer().try_init();
+        let query_url = serve_api(Arc::clone(&api)).await;
+        let replica_file = folder.path().join("replica.db");
+        let mut settings =
+            Settings::from_pairs([("ZERO_UPSTREAM_DB", database.as_str()), ("ZERO_QUERY_URL", &query_url)]);
+        for (name, value) in pairs {
+            settings.set(name, value);
+        }
+        let config = Arc::new(Config::new(&settings).expect("good settings"));
+        let (parameters, _) = upstream::pool_parts(&database, "ZERO_CVR_DB", "test").expect("a URL");
+        let manager = Manager::new(parameters, tokio_postgres::NoTls);
+        let pool = Pool::builder(manager).max_size(8).build().expect("a pool");
+        let options = cvr_store::Options { schema: "zero_0/cvr".to_owned(), task_id: config.task_id.clone() };
+        let store = cvr_store::Store::open(pool, options).await.expect("a store");
+        let upstream = upstream::start(upstream::Config::new(database.clone()), &replica_file, Arc::new(|_| {}))
+            .await
+            .expect("a replica");
+        let replica = Arc::clone(upstream.replica());
+        let views =
+            views::Views::start(Arc::clone(&replica), Arc::new(Plain), views::Options::default()).expect("threads");
+        let views = Arc::new(views);
+        let notified = Arc::clone(&views);
+        let stream = upstream.run(move |commit| notified.committed(commit).expect("a pin")).expect("a stream");
+        let hub = Hub::new(config, replica, views, store.clone());
+        let listener = sync::http::listen(0, true).expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(sync::http::serve(Arc::clone(&hub), listener, stopped.map(|_| ())));
+        Server { url, database, hub, api, stream: Some(stream), store, stop: Some(stop), folder }
+    }
+
+    /// Stops in order and starts anew over the same database and replica.
+    pub(crate) async fn restart(mut self) -> Server {
+        self.stop.take();
+        self.hub.drain(PATIENCE).await;
+        self.store.close().await;
+        self.stream.take().expect("running").stop().await.expect("stopped in order");
+        let Server { database, folder, api, hub, store, .. } = self;
+        drop((hub, store));
+        Server::over(database, folder, api, &[]).await
+    }
+
+    /// Runs SQL upstream.
+    pub(crate) fn sql(&self, sql: &str) -> String {
+        shared().psql(&self.database, sql).expect("good SQL")
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        Identity::fresh(self.url.clone())
+    }
+
+    /// Connects a new client that wants these queries.
+    pub(crate) async fn connect(&self, desired: Vec<DesiredOp>) -> (Identity, Connection) {
+        let identity = self.identity();
+        let connection = open(&identity, None, Hello::new(CLIENT_SCHEMA, desired)).await;
+        (identity, connection)
+    }
+}
+
+/// A query that the API server of these tests answers with this AST.
+pub(crate) fn query(ast: &str) -> DesiredOp {
+    Hello::named("ast", &format!("[{ast}]"))
+}
+
+pub(crate) async fn open(identity: &Identity, cookie: Option<&str>, hello: Hello) -> Connection {
+    patiently(Connection::open(identity, cookie, hello)).await.expect("a connection")
+}
+
+/// The next poke.
+pub(crate) async fn poke(connection: &mut Connection) -> Poke {
+    patiently(connection.next_poke()).await.expect("a poke")
+}
+
+/// Pokes until one completes a query, that one last.
+pub(crate) async fn pokes_until_got(connection: &mut Connection, hash: &str) -> Vec<Poke> {
+    let mut pokes = Vec::new();
+    loop {
+        let poke = poke(connection).await;
+        let gets = poke.gets(hash);
+        pokes.push(poke);
+        if gets {
+            return pokes;
+        }
+    }
+}
+
+/// The error that ends a connection, whatever comes before it.
+pub(crate) async fn error(connection: &mut Connection) -> ErrorBody {
+    patiently(async {
+        loop {
+            match connection.next().await {
+                Ok(_) => {}
+                Err(Error::Server(body)) => return *body,
+                Err(other) => panic!("an error message was expected, not {other}"),
+            }
+        }
+    })
+    .await
+}
+
+pub(crate) async fn next(connection: &mut Connection) -> Event {
+    patiently(connection.next()).await.expect("an event")
+}
+
+pub(crate) async fn patiently<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("nothing happened for a minute")
+}
+
+async fn serve_api(api: Arc<Api>) -> String {
+    let route = warp::body::json().map(move |body: Value| {
+        api.calls.fetch_add(1, Ordering::Relaxed);
+        let status = api.status.load(Ordering::Relaxed);
+        if status != 0 {
+            let status = warp::http::StatusCode::from_u16(status as u16).expect("a status");
+            return warp::reply::with_status(warp::reply::json(&json!("no")), status);
+        }
+        let results: Vec<Value> = body[1].as_array().expect("queries").iter().map(answer).collect();
+        let answer = json!({ "kind": "QueryResponse", "queries": results });
+        warp::reply::with_status(warp::reply::json(&answer), warp::http::StatusCode::OK)
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(warp::serve(route).incoming(listener).run());
+    format!("http://{address}/query")
+}
+
+fn answer(query: &Value) -> Value {
+    match query["name"].as_str() {
+        Some("ast") => json!({ "id": query["id"], "name": "ast", "ast": query["args"][0] }),
+        _ => json!({ "error": "app", "id": query["id"], "name": query["name"], "message": "nope" }),
+    }
+}

@@ -1,0 +1,166 @@
+//! How clients are told what is wrong, each alone, while others of the server go on.
+
+use std::sync::atomic::Ordering;
+
+use protocol_client::{Hello, hash_of};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, PutQuery, Upstream};
+
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, poke, pokes_until_got, query};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joining_is_refused() {
+    let server = Server::start(SCHEMA).await;
+    let schema = |tables: &str| Hello::new(&format!(r#"{{"tables":{tables}}}"#), vec![]);
+    let put = |ast: Option<&str>, name: Option<&str>| {
+        let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).expect("JSON");
+        let put =
+            PutQuery { hash: "h".to_owned(), ttl: None, ast: ast.map(raw), name: name.map(str::to_owned), args: None };
+        Hello::new(CLIENT_SCHEMA, vec![DesiredOp::Put(put)])
+    };
+    let deep = format!(
+        "{}{}{}",
+        r#"{"table":"issue","where":"#.to_owned(),
+        r#"{"type":"and","conditions":["#.repeat(1000),
+        "]}".repeat(1000) + "}"
+    );
+    for (cookie, hello, kind, message) in [
+        (Some("zz"), Hello::again(), ErrorKind::Internal, "Invalid LexiVersion: zz"),
+        (Some("00:01"), Hello::again(), ErrorKind::ClientNotFound, "Client not found"),
+        (
+            None,
+            Hello::again(),
+            ErrorKind::InvalidConnectionRequest,
+            "The initConnection message for a new client group must include client schema.",
+        ),
+        (
+            None,
+            schema(r#"{"nosuch":{"columns":{},"primaryKey":["id"]}}"#),
+            ErrorKind::SchemaVersionNotSupported,
+            "The \"nosuch\" table does not exist or is not one of the replicated tables: \"comment\",\"issue\".",
+        ),
+        (
+            None,
+            schema(r#"{"issue":{"columns":{"open":{"type":"number"}},"primaryKey":["id"]}}"#),
+            ErrorKind::SchemaVersionNotSupported,
+            "The \"issue\".\"open\" column's upstream type \"boolean\" does not match the client type \"number\"",
+        ),
+        (None, put(None, None), ErrorKind::Internal, "Must provide name and args"),
+        (
+            None,
+            put(Some(r#"{"table":"issue"}"#), Some("n")),
+            ErrorKind::Internal,
+            "Cannot provide name or args with ast",
+        ),
+        (None, put(Some(r#"{"table":1}"#), None), ErrorKind::InvalidMessage, "TypeError: "),
+        (None, put(Some(&deep), None), ErrorKind::InvalidMessage, "TypeError: "),
+        (
+            None,
+            Hello::new(CLIENT_SCHEMA, vec![query(r#"{"table":"nosuch"}"#)]),
+            ErrorKind::Internal,
+            "table 'nosuch' is not one of: comment,issue",
+        ),
+        (
+            None,
+            Hello::new(CLIENT_SCHEMA, vec![query(r#"{"table":"issue","orderBy":[["nosuch","asc"]]}"#)]),
+            ErrorKind::Internal,
+            "no such column: issue.nosuch",
+        ),
+    ] {
+        let mut connection = open(&server.identity(), cookie, hello).await;
+        let body: ErrorBody = error(&mut connection).await;
+        assert!(body.kind == kind && body.message.starts_with(message), "expected {kind:?} {message}, got {body:?}");
+    }
+    // The server is as well as before.
+    let wanted = query(ISSUES);
+    let hash = hash_of(&wanted).expect("a hash").to_owned();
+    let (_, mut connection) = server.connect(vec![wanted]).await;
+    pokes_until_got(&mut connection, &hash).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_group_are_refused_alone() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let hash = hash_of(&wanted).expect("a hash").to_owned();
+    let (identity, mut good) = server.connect(vec![wanted]).await;
+    let cookie = pokes_until_got(&mut good, &hash).await.pop().expect("a poke").cookie;
+
+    let ahead = format!("{cookie}:0z");
+    let mut client = open(&identity.sibling(), Some(&ahead), Hello::again()).await;
+    let body = error(&mut client).await;
+    assert_eq!(
+        (body.kind, body.message),
+        (ErrorKind::InvalidConnectionRequestBaseCookie, format!("CVR is at version {cookie}"))
+    );
+
+    let other_schema = r#"{"tables":{"issue":{"columns":{"id":{"type":"string"}},"primaryKey":["id"]}}}"#;
+    let mut client = open(&identity.sibling(), None, Hello::new(other_schema, vec![])).await;
+    let body = error(&mut client).await;
+    assert_eq!(body.message, "Provided schema does not match previous schema");
+
+    let sibling = identity.sibling();
+    let mut client = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+    poke(&mut client).await;
+    let own = DeleteClients { client_ids: Some(vec![sibling.client_id.clone()]), client_group_ids: None };
+    client.send(&Upstream::DeleteClients(own)).await.expect("sent");
+    assert_eq!(error(&mut client).await.message, "cannot delete self");
+
+    let mut client = open(&identity.sibling(), None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+    poke(&mut client).await;
+    client.send_text(r#"["initConnection",{"desiredQueriesPatch":[]}]"#.to_owned()).await.expect("sent");
+    assert_eq!(error(&mut client).await.message, "Connection was already initialized");
+
+    let stranger = protocol_client::Identity { user_id: Some("u".to_owned()), ..identity.sibling() };
+    let mut client = open(&stranger, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+    assert_eq!(error(&mut client).await.kind, ErrorKind::Unauthorized);
+
+    server.sql("UPDATE issue SET title = 'still served' WHERE id = 'i1'");
+    while poke(&mut good).await.rows().count() == 0 {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_the_query_api() {
+    let server = Server::start(SCHEMA).await;
+    server.api.status.store(401, Ordering::Relaxed);
+    let (_, mut connection) = server.connect(vec![query(ISSUES)]).await;
+    let body = error(&mut connection).await;
+    assert_eq!((body.kind, body.status, body.query_ids), (ErrorKind::TransformFailed, Some(401), Some(vec![])));
+    assert_eq!(body.body_preview.as_deref(), Some("\"no\""));
+
+    server.api.status.store(500, Ordering::Relaxed);
+    let calls = server.api.calls.load(Ordering::Relaxed);
+    let (_, mut connection) = server.connect(vec![query(ISSUES)]).await;
+    assert_eq!(error(&mut connection).await.message, "Fetch from API server returned non-OK status 500");
+    assert_eq!(server.api.calls.load(Ordering::Relaxed) - calls, 4, "tried four times");
+
+    // A URL that is not allowed.
+    server.api.status.store(0, Ordering::Relaxed);
+    let mut hello = Hello::new(CLIENT_SCHEMA, vec![]);
+    hello.init.user_query_url = Some("http://127.0.0.1:9/evil".to_owned());
+    let mut connection = open(&server.identity(), None, hello).await;
+    let expected = "URL \"http://127.0.0.1:9/evil\" is not allowed by the ZERO_QUERY_URL configuration";
+    assert_eq!(error(&mut connection).await.message, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_asts_see_what_permissions_allow() {
+    let server = Server::start(SCHEMA).await;
+    let own = Hello::ast(r#"{"table":"issue","orderBy":[["id","asc"]]}"#);
+    let hash = hash_of(&own).expect("a hash").to_owned();
+    let (_, mut connection) = server.connect(vec![own.clone()]).await;
+    let pokes = pokes_until_got(&mut connection, &hash).await;
+    assert_eq!(pokes.last().expect("a poke").rows().count(), 0, "without permissions nothing is seen");
+
+    let rule =
+        r#"{"type":"simple","left":{"type":"column","name":"open"},"op":"=","right":{"type":"literal","value":true}}"#;
+    server.sql(&format!(
+        r#"UPDATE zero.permissions SET permissions = '{{"tables":{{"issue":{{"row":{{"select":[["allow",{rule}]]}}}}}}}}'"#
+    ));
+    server.sql("INSERT INTO issue VALUES ('i3', 'marker', true)");
+    let (_, mut marker) = server.connect(vec![query(r#"{"table":"issue"}"#)]).await;
+    while !poke(&mut marker).await.rows().any(|row| format!("{row:?}").contains("i3")) {}
+    let (_, mut connection) = server.connect(vec![own]).await;
+    let pokes = pokes_until_got(&mut connection, &hash).await;
+    assert_eq!(pokes.last().expect("a poke").rows().count(), 2);
+}
