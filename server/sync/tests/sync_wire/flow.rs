@@ -211,3 +211,43 @@ async fn last_mutation_ids_and_results_come_with_the_rows() {
     let expected = serde_json::json!([{ "op": "put", "mutation": { "id": { "clientID": client, "id": 7 }, "result": { "error": "app" } } }]);
     assert_eq!(results, expected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_client_is_left_out_and_caught_up() {
+    let server = Server::start(
+        "CREATE TABLE issue (id text PRIMARY KEY, title text, open bool NOT NULL);
+         CREATE TABLE comment (id text PRIMARY KEY, issue_id text NOT NULL, body text);
+         INSERT INTO issue SELECT 'i' || n, '0', true FROM generate_series(1, 300) n",
+    )
+    .await;
+    let wanted = query(r#"{"table":"issue"}"#);
+    let hash = hash(&wanted);
+    let (identity, mut slow) = server.connect(vec![wanted.clone()]).await;
+    let mut state = State::new(Keys::from_schema(CLIENT_SCHEMA));
+    for poke in pokes_until_got(&mut slow, &hash).await {
+        state.apply(&poke).expect("a good poke");
+    }
+    let mut quick = open(&identity.sibling(), None, Hello::new(CLIENT_SCHEMA, vec![wanted])).await;
+    pokes_until_got(&mut quick, &hash).await;
+    // Each change is 3 MB: more than the kernel's buffers and the queue hold together, many times over.
+    const CHANGES: usize = 20;
+    for change in 1..=CHANGES {
+        server.sql(&format!("UPDATE issue SET title = '{change}' || repeat('x', 10000)"));
+        loop {
+            let poke = poke(&mut quick).await;
+            let done = |row: &RowOp| matches!(row, RowOp::Put { value, .. } if value["title"].as_str().is_some_and(|title| title.starts_with(&format!("{change}x"))));
+            if poke.rows().any(done) {
+                break;
+            }
+        }
+    }
+    let mut pokes = 0;
+    let last = format!("{CHANGES}x");
+    while !state.table("issue").all(|row| row["title"].as_str().is_some_and(|title| title.starts_with(&last))) {
+        let poke = poke(&mut slow).await;
+        state.apply(&poke).expect("a good poke");
+        pokes += 1;
+    }
+    assert!(pokes < CHANGES, "{pokes} pokes were kept for a client that did not read");
+    assert_eq!(state.table("issue").count(), 300);
+}
