@@ -75,8 +75,8 @@ pub struct Config {
     pub app_publications: Vec<String>,
     /// `ZERO_QUERY_*`, or the older `ZERO_GET_QUERIES_*`
     pub query: ApiConfig,
-    /// Whether a mutate URL is set, by either name.
-    pub has_mutate_url: bool,
+    /// `ZERO_MUTATE_*`, with what the older `ZERO_PUSH_*` say besides
+    pub mutate: ApiConfig,
     /// Whether tokens are to be verified as JWT (`ZERO_AUTH_JWK`, `_JWKS_URL` or `_SECRET`).
     pub verifies_jwt: bool,
     /// `ZERO_LOG_LEVEL`
@@ -146,7 +146,7 @@ impl Config {
             shard_num: whole(settings, "ZERO_SHARD_NUM", 0, 0..=i64::from(u32::MAX))?,
             app_publications: list("ZERO_APP_PUBLICATIONS"),
             query,
-            has_mutate_url: ["ZERO_MUTATE_URL", "ZERO_PUSH_URL"].iter().any(|env| settings.list(env).is_some()),
+            mutate: mutate(settings),
             verifies_jwt: ["ZERO_AUTH_JWK", "ZERO_AUTH_JWKS_URL", "ZERO_AUTH_SECRET"]
                 .iter()
                 .any(|env| settings.text(env).is_some()),
@@ -265,6 +265,20 @@ fn api(settings: &Settings, prefix: &str) -> ApiConfig {
     }
 }
 
+/// The mutate API. The older names count where the newer ones say nothing, but an older URL goes before a newer one, as
+/// the reference has it.
+fn mutate(settings: &Settings) -> ApiConfig {
+    let (newer, older) = (api(settings, "ZERO_MUTATE"), api(settings, "ZERO_PUSH"));
+    let list = |newer: Vec<String>, older: Vec<String>| if newer.is_empty() { older } else { newer };
+    ApiConfig {
+        urls: list(older.urls, newer.urls),
+        api_key: newer.api_key.or(older.api_key),
+        forward_cookies: boolean(settings, "ZERO_MUTATE_FORWARD_COOKIES").unwrap_or(older.forward_cookies),
+        allowed_client_headers: list(newer.allowed_client_headers, older.allowed_client_headers),
+        allowed_request_headers: list(newer.allowed_request_headers, older.allowed_request_headers),
+    }
+}
+
 /// Characters of identifiers that nobody has to type.
 const ID_ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -299,14 +313,20 @@ mod tests {
             ("ZERO_GET_QUERIES_URL", "http://a/q, http://b/*"),
             ("ZERO_GET_QUERIES_ALLOWED_CLIENT_HEADERS", "X-A"),
             ("ZERO_MUTATE_URL", "http://a/m"),
+            ("ZERO_PUSH_URL", "http://b/m"),
+            ("ZERO_MUTATE_API_KEY", "k"),
+            ("ZERO_PUSH_FORWARD_COOKIES", "1"),
+            ("ZERO_ADMIN_PASSWORD", "p"),
             ("ZERO_APP_ID", ""),
         ]);
         let config = Config::new(&settings).expect("all values are good");
         assert_eq!((config.port, config.log_format, config.auto_reset), (16, LogFormat::Json, false));
         assert_eq!(config.query.urls, ["http://a/q", "http://b/*"]);
         assert_eq!(config.query.allowed_client_headers, ["x-a"]);
-        assert!(config.has_mutate_url);
-        assert_eq!(config.without_effect, ["ZERO_MUTATE_URL"]);
+        assert_eq!(config.mutate.urls, ["http://b/m"]);
+        assert_eq!(config.mutate.api_key.as_deref(), Some("k"));
+        assert!(config.mutate.forward_cookies);
+        assert_eq!(config.without_effect, ["ZERO_ADMIN_PASSWORD"]);
     }
 
     #[test]

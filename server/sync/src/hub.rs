@@ -14,15 +14,16 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
-use warp::http::{HeaderMap, header};
+use warp::http::HeaderMap;
 use zql_spec::protocol::connect::ConnectParams;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::upstream::InitConnection;
 
-use crate::api::QueryApi;
+use crate::api::{Caller, QueryApi};
 use crate::config::{ApiConfig, Config};
 use crate::group::{Group, GroupEvent};
 use crate::outbox::Outbox;
+use crate::push::Pushes;
 use crate::row_text::RowTexts;
 
 /// Messages of a group's clients that may wait for the group's task; beyond it, their sockets are not read.
@@ -60,6 +61,7 @@ pub struct Hub {
     groups: Mutex<FxHashMap<Arc<str>, GroupHandle>>,
     /// The open connection of each client, whatever its group.
     connections: Mutex<FxHashMap<Arc<str>, Arc<Connection>>>,
+    pub(crate) pushes: Pushes,
     next_id: AtomicU64,
     live_groups: AtomicUsize,
     group_ended: Notify,
@@ -93,16 +95,7 @@ impl Connection {
         api: &ApiConfig,
         outbox: Outbox,
     ) -> Self {
-        let text = |name: &str| {
-            let values: Vec<String> = headers
-                .get_all(name)
-                .iter()
-                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-                .collect();
-            (!values.is_empty()).then(|| values.join(", "))
-        };
-        let request_headers =
-            api.allowed_request_headers.iter().filter_map(|name| Some((name.clone(), text(name)?))).collect();
+        let caller = Caller::from_request(headers, api, auth);
         Connection {
             id: 0,
             client_id: params.client_id.into(),
@@ -111,10 +104,10 @@ impl Connection {
             base_cookie: params.base_cookie,
             profile_id: params.profile_id,
             user_id: params.user_id,
-            auth,
-            request_headers,
-            cookie: text(header::COOKIE.as_str()).filter(|_| api.forward_cookies),
-            origin: text(header::ORIGIN.as_str()),
+            auth: caller.auth,
+            request_headers: caller.request_headers,
+            cookie: caller.cookie,
+            origin: caller.origin,
             outbox,
         }
     }
@@ -129,6 +122,7 @@ impl Hub {
         store: cvr_store::Store,
     ) -> Arc<Hub> {
         let api = QueryApi::new(&config);
+        let pushes = Pushes::new(&config);
         let texts = RowTexts::default();
         let replica_version = replica.state().replica_version;
         let services = Services { config: Arc::clone(&config), replica, replica_version, views, store, api, texts };
@@ -137,6 +131,7 @@ impl Hub {
             services: Arc::new(services),
             groups: Mutex::default(),
             connections: Mutex::default(),
+            pushes,
             next_id: AtomicU64::new(1),
             live_groups: AtomicUsize::new(0),
             group_ended: Notify::new(),
@@ -166,6 +161,11 @@ impl Hub {
             connection.outbox.close();
         }
         connection
+    }
+
+    /// The open connection of a client of a group.
+    pub(crate) fn connection(&self, group: &str, client: &str) -> Option<Arc<Connection>> {
+        self.connections.lock().get(client).filter(|connection| *connection.group_id == *group).cloned()
     }
 
     /// Forgets a connection that ended.

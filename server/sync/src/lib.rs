@@ -2,7 +2,7 @@
 //!
 //! [`config`] reads the environment, [`http`] opens the port, a [`socket`] speaks with one client, a
 //! [`group`] holds what its clients share: their record, their queries, their pokes. The [`hub`] knows who is
-//! connected. Row data passes through as text that is made once a row.
+//! connected. A [`push`] goes to the application's API server. Row data passes through as text that is made once a row.
 //!
 //! It must not know DataFusion or how changes arrive from Postgres: it is given a replica, the running queries
 //! over it and a store of records.
@@ -21,6 +21,7 @@ mod group;
 mod outbox;
 mod permissions;
 mod poke;
+mod push;
 mod replica;
 mod row_text;
 mod socket;

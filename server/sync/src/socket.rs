@@ -21,11 +21,12 @@ use zql_spec::protocol::downstream::{Connected, Downstream};
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::sec_protocol::SecProtocol;
 use zql_spec::protocol::unsupported_version;
-use zql_spec::protocol::upstream::{MutationType, Push, Upstream};
+use zql_spec::protocol::upstream::Upstream;
 
 use crate::group::GroupEvent;
 use crate::hub::{Connection, Hub};
 use crate::outbox::{Outbox, OutboxReceiver, Outgoing, outbox};
+use crate::push::Source;
 
 /// Most bytes of a close frame's reason, by RFC 6455.
 const MAX_REASON_BYTES: usize = 123;
@@ -68,7 +69,8 @@ pub(crate) async fn serve(socket: WebSocket, request: UpgradeRequest, hub: Arc<H
     let (outbox, receiver) = outbox();
     let (room, room_signal) = mpsc::channel(1);
     let writer = tokio::spawn(write(sink, receiver, room));
-    let mut reader = Reader { stream, outbox: outbox.clone(), hub: Arc::clone(&hub), connection: None, group: None };
+    let mut reader =
+        Reader { stream, outbox: outbox.clone(), hub: Arc::clone(&hub), connection: None, source: None, group: None };
     match reader.accept(request) {
         Ok(first) => {
             reader.run(first, room_signal).await;
@@ -107,6 +109,8 @@ struct Reader {
     outbox: Outbox,
     hub: Arc<Hub>,
     connection: Option<Arc<Connection>>,
+    /// The same as the mutate API sees it.
+    source: Option<Source>,
     /// The group's task, once the connection is initialised.
     group: Option<mpsc::Sender<GroupEvent>>,
 }
@@ -132,6 +136,7 @@ impl Reader {
         }
         let wsid = params.ws_id.clone();
         let connection = Connection::new(params, auth, &request.headers, &self.hub.config.query, self.outbox.clone());
+        self.source = Some(Source::new(&connection, &request.headers, &self.hub.config.mutate));
         let connection = self.hub.register(connection);
         self.connection = Some(connection);
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
@@ -221,48 +226,52 @@ impl Reader {
                 if self.group.is_some() {
                     return self.fail(ErrorBody::new(ErrorKind::Internal, "Connection was already initialized"));
                 }
+                if let Some(source) = &mut self.source {
+                    self.hub.pushes.init(source, &init);
+                }
                 self.group = Some(self.hub.join(connection, init).await);
             }
             Upstream::ChangeDesiredQueries(body) => self.tell_group(|id| GroupEvent::ChangeQueries(id, body)).await,
-            Upstream::DeleteClients(body) => self.tell_group(|id| GroupEvent::DeleteClients(id, body)).await,
+            Upstream::DeleteClients(body) => {
+                let named = body.client_ids.clone().unwrap_or_default();
+                self.tell_group(|id| GroupEvent::DeleteClients(id, body)).await;
+                // Who deletes itself is refused by the group.
+                if let Some(source) = &self.source
+                    && named.iter().all(|client| **client != *connection.client_id)
+                {
+                    self.hub.pushes.deleted(source, &named);
+                }
+            }
             Upstream::UpdateAuth { auth } => {
                 if !auth.is_empty() && self.hub.config.verifies_jwt {
                     let message = "Failed to decode auth token: this server does not verify JSON web tokens yet";
                     return self.fail(ErrorBody::new(ErrorKind::AuthInvalidated, message));
                 }
+                if let Some(source) = &mut self.source {
+                    source.update_auth(&auth);
+                }
                 self.tell_group(|id| GroupEvent::UpdateAuth(id, auth)).await;
             }
-            Upstream::Push(push) => return self.refuse_push(&connection, &push),
+            Upstream::Push(push) => {
+                let Some(source) = &self.source else { return false };
+                if let Err(error) = self.hub.pushes.accept(&self.hub, source, &push, text) {
+                    return self.fail(*error);
+                }
+            }
+            Upstream::AckMutationResponses { id, client_id } => {
+                if let Some(source) = &self.source {
+                    self.hub.pushes.acknowledged(source, &client_id, id);
+                }
+            }
             Upstream::Inspect(inspect) => {
                 // Every operation of the inspector needs an administrator, and none can authenticate yet.
                 let body = json!({ "op": "authenticated", "id": inspect.id, "value": false });
                 self.outbox.send(vec![json!(["inspect", body]).to_string()]);
             }
-            // Nothing waits for an answer to these: there are no results to clean up, and the others are
-            // ignored by the reference as well.
-            Upstream::AckMutationResponses { .. } | Upstream::Pull | Upstream::CloseConnection => {}
+            // Ignored by the reference as well.
+            Upstream::Pull | Upstream::CloseConnection => {}
         }
         true
-    }
-
-    /// Mutations are not executed yet: says so with the protocol's error.
-    fn refuse_push(&self, connection: &Connection, push: &Push) -> bool {
-        let (pushed, own) = (&push.client_group_id, &*connection.group_id);
-        let message = if pushed != own {
-            format!("clientGroupID in mutation \"{pushed}\" does not match clientGroupID of connection \"{own}")
-        } else {
-            match push.mutations.first().map(|mutation| mutation.r#type) {
-                None => return true,
-                Some(MutationType::Crud) => "Support for legacy CRUD mutations is disabled".to_owned(),
-                Some(MutationType::Custom) if self.hub.config.has_mutate_url => {
-                    "This server does not process custom mutations yet.".to_owned()
-                }
-                Some(MutationType::Custom) => {
-                    "A ZERO_MUTATE_URL must be set in order to process custom mutations.".to_owned()
-                }
-            }
-        };
-        self.fail(ErrorBody::new(ErrorKind::InvalidPush, message))
     }
 
     fn fail(&self, error: ErrorBody) -> bool {

@@ -142,6 +142,15 @@ impl ErrorBody {
         }
     }
 
+    /// A call of the mutate API failed before it had an answer.
+    pub fn push_failed(reason: ErrorReason, message: impl Into<String>, mutation_ids: Vec<MutationId>) -> Self {
+        ErrorBody {
+            reason: Some(reason),
+            mutation_ids: Some(mutation_ids),
+            ..ErrorBody::new(ErrorKind::PushFailed, message)
+        }
+    }
+
     /// Whether the connection stays open after this error.
     pub fn keeps_connection(&self) -> bool {
         matches!(self.kind, ErrorKind::MutationFailed | ErrorKind::MutationRateLimited)

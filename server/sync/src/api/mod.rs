@@ -1,54 +1,18 @@
-//! Calls of the application's API server that turn named queries into ASTs (protocol sheet §11).
+//! The application's API server: the query API, which turns named queries into ASTs (protocol sheet §11.4).
 //!
-//! The empty request `["transform",[]]` asks only whether the caller is known. A call is retried when the
-//! server does not answer or fails (5xx); everything else is told to the client. One HTTP client serves
-//! all groups and keeps connections open.
+//! The empty request `["transform",[]]` asks only whether the caller is known. How servers are called is in
+//! [`endpoint`], which mutations use as well.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use rand::Rng;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use zql_spec::protocol::downstream::QueryError;
-use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorReason};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 
+mod endpoint;
 mod pattern;
 
-use crate::config::{ApiConfig, Config};
-
-/// Attempts of one call. With the delays below, an API server that restarts within a second is not noticed.
-const ATTEMPTS: u32 = 4;
-
-/// Longest delay between attempts, in milliseconds.
-const MAX_DELAY_MS: u64 = 1000;
-
-/// How long one attempt may take. The reference waits for ever; a client gives up long before this.
-const ATTEMPT_WAIT: Duration = Duration::from_secs(60);
-
-/// Characters of a refused answer that are shown to the client.
-const PREVIEW_CHARS: usize = 512;
-
-/// Longest answer that is read: transformed queries are a few kilobytes each.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
-
-/// On whose behalf a call is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Caller {
-    /// The URL that the client chose.
-    pub(crate) url: Option<String>,
-    /// Headers that the client's application set, already filtered.
-    pub(crate) client_headers: Vec<(String, String)>,
-    /// Headers of the upgrade request, already filtered.
-    pub(crate) request_headers: Vec<(String, String)>,
-    /// The user's token.
-    pub(crate) auth: Option<String>,
-    /// The upgrade request's cookies, if they are to be sent on.
-    pub(crate) cookie: Option<String>,
-    /// The upgrade request's origin.
-    pub(crate) origin: Option<String>,
-}
+use crate::config::Config;
+pub(crate) use endpoint::{CallError, Caller, Endpoint};
 
 /// A named query to transform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,138 +49,46 @@ pub(crate) enum QueryResult {
 /// The query API.
 #[derive(Debug)]
 pub(crate) struct QueryApi {
-    client: reqwest::Client,
-    config: ApiConfig,
-    patterns: Vec<pattern::Pattern>,
-    schema: String,
-    app_id: String,
+    endpoint: Endpoint,
 }
 
 impl QueryApi {
     /// The API as configured; none if no URL is.
     pub(crate) fn new(config: &Config) -> Option<QueryApi> {
-        if config.query.urls.is_empty() {
-            return None;
-        }
-        Some(QueryApi {
-            client: reqwest::Client::builder().timeout(ATTEMPT_WAIT).build().unwrap_or_default(),
-            patterns: config.query.urls.iter().map(|url| pattern::Pattern::new(url)).collect(),
-            config: config.query.clone(),
-            schema: config.shard(),
-            app_id: config.app_id.clone(),
-        })
+        Some(QueryApi { endpoint: Endpoint::new(config, &config.query, "ZERO_QUERY_URL")? })
     }
 
     /// Asks who the caller is.
     pub(crate) async fn validate(&self, caller: &Caller) -> Result<Answer, ErrorBody> {
-        self.call(caller, &[], "validate").await
+        self.call(caller, &[], "validate queries").await
     }
 
     /// Transforms queries.
     pub(crate) async fn transform(&self, caller: &Caller, queries: &[NamedQuery]) -> Result<Answer, ErrorBody> {
-        self.call(caller, queries, "transform").await
+        self.call(caller, queries, "transform queries").await
     }
 
-    async fn call(&self, caller: &Caller, queries: &[NamedQuery], verb: &str) -> Result<Answer, ErrorBody> {
+    async fn call(&self, caller: &Caller, queries: &[NamedQuery], action: &str) -> Result<Answer, ErrorBody> {
         let ids = || queries.iter().map(|query| query.id.to_string()).collect::<Vec<_>>();
-        let internal = |message: String| ErrorBody::transform_failed(ErrorReason::Internal, message, ids());
-        let url = self.url(caller, verb).map_err(internal)?;
-        let headers = self.headers(caller);
-        let body = request_body(queries);
-        let mut attempt = 0;
-        let response = loop {
-            attempt += 1;
-            let sent = self.client.post(url.clone()).headers(headers.clone()).body(body.clone()).send().await;
-            let again = match &sent {
-                Ok(response) => response.status().is_server_error(),
-                Err(_) => true,
-            };
-            if !again || attempt == ATTEMPTS {
-                break sent;
-            }
-            let delay = (100 << (attempt - 1)) + rand::rng().random_range(0..100);
-            tokio::time::sleep(Duration::from_millis(delay.min(MAX_DELAY_MS))).await;
-        };
-        let response =
-            response.map_err(|error| internal(format!("Fetch from API server threw error: {}", causes(&error))))?;
-        let status = response.status();
-        let text =
-            read(response).await.map_err(|error| internal(format!("Fetch from API server threw error: {error}")))?;
-        if !status.is_success() {
-            let mut error = ErrorBody::transform_failed(
-                ErrorReason::Http,
-                format!("Fetch from API server returned non-OK status {}", status.as_u16()),
-                ids(),
-            );
-            error.status = Some(status.as_u16());
-            error.body_preview = Some(preview(&text));
-            return Err(error);
-        }
+        let failed =
+            |error: CallError| error.into_body(|reason, message| ErrorBody::transform_failed(reason, message, ids()));
+        let text = self.endpoint.post(caller, request_body(queries), action).await.map_err(failed)?;
         match parse(&text) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(mut refused)) => {
                 refused.query_ids = Some(ids());
                 Err(*refused)
             }
-            Err(detail) => Err(ErrorBody::transform_failed(
-                ErrorReason::Parse,
-                format!("Failed to parse response from API server: {detail}"),
-                ids(),
-            )),
+            Err(detail) => Err(failed(CallError::parse(&detail))),
         }
-    }
-
-    fn url(&self, caller: &Caller, verb: &str) -> Result<reqwest::Url, String> {
-        let chosen = caller.url.as_deref().filter(|url| !url.is_empty());
-        let text = chosen.or(self.config.urls.first().map(String::as_str)).unwrap_or_default();
-        let not_allowed = || format!("URL \"{text}\" is not allowed by the ZERO_QUERY_URL configuration");
-        let mut url = reqwest::Url::parse(text).map_err(|_| not_allowed())?;
-        if !self.patterns.iter().any(|pattern| pattern.matches(&url)) {
-            return Err(not_allowed());
-        }
-        for reserved in ["schema", "appID"] {
-            if url.query_pairs().any(|(name, _)| name == reserved) {
-                return Err(format!(
-                    "Failed to {verb} queries: The push URL cannot contain the reserved query param \"{reserved}\""
-                ));
-            }
-        }
-        url.query_pairs_mut().append_pair("schema", &self.schema).append_pair("appID", &self.app_id);
-        Ok(url)
-    }
-
-    /// Headers in the reference's order: later ones win.
-    fn headers(&self, caller: &Caller) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        let mut set = |name: &str, value: &str| {
-            // What cannot be a header is not sent, as a browser would not have sent it either.
-            if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value.as_bytes())) {
-                headers.insert(name, value);
-            }
-        };
-        set("content-type", "application/json");
-        if let Some(key) = &self.config.api_key {
-            set("x-api-key", key);
-        }
-        for (name, value) in caller.client_headers.iter().chain(&caller.request_headers) {
-            set(name, value);
-        }
-        if let Some(token) = &caller.auth {
-            set("authorization", &format!("Bearer {token}"));
-        }
-        if let Some(cookie) = &caller.cookie {
-            set("cookie", cookie);
-        }
-        if let Some(origin) = &caller.origin {
-            set("origin", origin);
-        }
-        headers
     }
 
     /// Which of the headers that a client's application set are sent on.
-    pub(crate) fn allowed_client_headers(&self, headers: &BTreeMap<String, String>) -> Vec<(String, String)> {
-        let allowed = |name: &str| self.config.allowed_client_headers.contains(&name.to_lowercase());
-        headers.iter().filter(|(name, _)| allowed(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    pub(crate) fn allowed_client_headers(
+        &self,
+        headers: &std::collections::BTreeMap<String, String>,
+    ) -> Vec<(String, String)> {
+        self.endpoint.allowed_client_headers(headers)
     }
 }
 
@@ -236,36 +108,6 @@ fn request_body(queries: &[NamedQuery]) -> String {
     }
     body.push_str("]]");
     body
-}
-
-async fn read(mut response: reqwest::Response) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| causes(&error))? {
-        if bytes.len() + chunk.len() > MAX_ANSWER_BYTES {
-            return Err(format!("the answer is longer than {MAX_ANSWER_BYTES} bytes"));
-        }
-        bytes.extend_from_slice(&chunk);
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// An error and its causes in one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
-fn preview(text: &str) -> String {
-    match text.char_indices().nth(PREVIEW_CHARS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 /// Parses an answer: results, or the API server's own refusal of the whole request.
@@ -348,7 +190,7 @@ fn convert(results: Vec<RawResult<'_>>) -> Result<Vec<QueryResult>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{NamedQuery, QueryResult, parse, preview, request_body};
+    use super::{NamedQuery, QueryResult, parse, request_body};
 
     #[test]
     fn requests() {
@@ -387,6 +229,5 @@ mod tests {
         for text in ["", "nope", "{}", "[]", r#"{"kind":"x"}"#, r#"["transformed",[{"id":"h"}]]"#] {
             assert!(parse(text).is_err(), "{text}");
         }
-        assert_eq!(preview(&"é".repeat(600)).chars().count(), 515);
     }
 }

@@ -4,5 +4,7 @@
 mod flow;
 mod handshake;
 mod harness;
+mod mutate_api;
+mod mutations;
 mod plain;
 mod refusals;

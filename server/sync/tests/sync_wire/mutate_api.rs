@@ -1,0 +1,191 @@
+//! An application's mutate API over the test's database, as the protocol wants it: one transaction a mutation, numbered.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_postgres::Client;
+use warp::Filter;
+use warp::http::{HeaderMap, StatusCode};
+
+use crate::harness::patiently;
+
+/// Requests that may pass when nobody holds them up.
+const OPEN: usize = 1 << 20;
+
+pub(crate) struct MutateApi {
+    /// Without path and query.
+    pub(crate) url: String,
+    database: OnceLock<String>,
+    calls: Mutex<Vec<Call>>,
+    /// Answers to give instead of doing something.
+    script: Mutex<VecDeque<(u16, String)>>,
+    /// A permit for each request that arrived and nobody waited for yet.
+    arrived: Semaphore,
+    /// A permit for each request that may go on.
+    gate: Semaphore,
+}
+
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Call {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    /// Clients and numbers of the mutations.
+    pub(crate) fn mutations(&self) -> Vec<(String, i64)> {
+        let id = |mutation: &Value| {
+            let client = mutation["clientID"].as_str().expect("a client").to_owned();
+            (client, mutation["id"].as_i64().expect("a number"))
+        };
+        self.json()["mutations"].as_array().expect("mutations").iter().map(id).collect()
+    }
+}
+
+impl MutateApi {
+    pub(crate) async fn start() -> Arc<MutateApi> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let api = Arc::new(MutateApi {
+            url: format!("http://{}", listener.local_addr().expect("an address")),
+            database: OnceLock::new(),
+            calls: Mutex::default(),
+            script: Mutex::default(),
+            arrived: Semaphore::new(0),
+            gate: Semaphore::new(OPEN),
+        });
+        let served = Arc::clone(&api);
+        let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+        let route = warp::path::full().and(query).and(warp::header::headers_cloned()).and(warp::body::bytes()).then(
+            move |path: warp::path::FullPath, query: String, headers: HeaderMap, body: warp::hyper::body::Bytes| {
+                let body = String::from_utf8(body.to_vec()).expect("text");
+                let call = Call { path: path.as_str().to_owned(), query, headers, body };
+                let api = Arc::clone(&served);
+                async move {
+                    let (status, text) = api.answer(call).await;
+                    warp::reply::with_status(text, StatusCode::from_u16(status).expect("a status"))
+                }
+            },
+        );
+        tokio::spawn(warp::serve(route).incoming(listener).run());
+        api
+    }
+
+    pub(crate) fn use_database(&self, url: &str) {
+        self.database.set(url.to_owned()).expect("set once");
+    }
+
+    /// Answers the next requests so, without doing anything.
+    pub(crate) fn answer_with(&self, answers: &[(u16, &str)]) {
+        self.script
+            .lock()
+            .expect("not poisoned")
+            .extend(answers.iter().map(|(status, text)| (*status, (*text).into())));
+    }
+
+    /// Holds requests up until [`MutateApi::release`].
+    pub(crate) fn hold(&self) {
+        self.gate.forget_permits(OPEN);
+    }
+
+    pub(crate) fn release(&self) {
+        self.gate.add_permits(OPEN);
+    }
+
+    /// Waits until another request arrived.
+    pub(crate) async fn arrival(&self) {
+        patiently(self.arrived.acquire()).await.expect("open").forget();
+    }
+
+    /// All requests so far.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.calls.lock().expect("not poisoned").clone()
+    }
+
+    async fn answer(&self, call: Call) -> (u16, String) {
+        let body = call.json();
+        self.calls.lock().expect("not poisoned").push(call);
+        self.arrived.add_permits(1);
+        self.gate.acquire().await.expect("open").forget();
+        let scripted = self.script.lock().expect("not poisoned").pop_front();
+        if let Some(answer) = scripted {
+            return answer;
+        }
+        let url = self.database.get().expect("a database");
+        let (parameters, _) = upstream::pool_parts(url, "ZERO_UPSTREAM_DB", "test").expect("a URL");
+        let (mut client, connection) = parameters.connect(tokio_postgres::NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        let group = body["clientGroupID"].as_str().expect("a group");
+        let mutations = body["mutations"].as_array().expect("mutations");
+        let mut results = Vec::new();
+        for (index, mutation) in mutations.iter().enumerate() {
+            match apply(&mut client, group, mutation).await {
+                Ok(result) => results.push(json!({ "id": id_of(mutation), "result": result })),
+                Err(message) => {
+                    let left: Vec<Value> = mutations[index..].iter().map(id_of).collect();
+                    let failed = json!({
+                        "kind": "PushFailed", "origin": "server", "reason": "oooMutation",
+                        "message": message, "mutationIDs": left,
+                    });
+                    return (200, failed.to_string());
+                }
+            }
+        }
+        (200, json!({ "kind": "MutateResponse", "mutations": results }).to_string())
+    }
+}
+
+fn id_of(mutation: &Value) -> Value {
+    json!({ "id": mutation["id"], "clientID": mutation["clientID"] })
+}
+
+const NEXT: &str = r#"INSERT INTO zero_0.clients AS c ("clientGroupID", "clientID", "lastMutationID") VALUES ($1, $2, 1)
+    ON CONFLICT ("clientGroupID", "clientID") DO UPDATE SET "lastMutationID" = c."lastMutationID" + 1
+    RETURNING "lastMutationID""#;
+
+/// Applies a mutation: `create` makes an issue, `fail` fails. The error is for a mutation that comes too early.
+async fn apply(client: &mut Client, group: &str, mutation: &Value) -> Result<Value, String> {
+    let client_id = mutation["clientID"].as_str().expect("a client");
+    let args = &mutation["args"][0];
+    let name = mutation["name"].as_str().expect("a name");
+    if name == "_zero_cleanupResults" {
+        let up_to = args["upToMutationID"].as_i64().unwrap_or(i64::MAX);
+        let delete =
+            r#"DELETE FROM zero_0.mutations WHERE "clientGroupID" = $1 AND "clientID" = $2 AND "mutationID" <= $3"#;
+        client.execute(delete, &[&group, &client_id, &up_to]).await.expect("deleted");
+        return Ok(json!({}));
+    }
+    let id = mutation["id"].as_i64().expect("a number");
+    for failed in [false, true] {
+        let transaction = client.transaction().await.expect("a transaction");
+        let expected: i64 = transaction.query_one(NEXT, &[&group, &client_id]).await.expect("a number").get(0);
+        if id < expected {
+            return Ok(json!({ "error": "alreadyProcessed", "details": "" }));
+        }
+        if id > expected {
+            return Err(format!("Client {client_id} sent mutation ID {id} but expected {expected}"));
+        }
+        if name == "fail" && !failed {
+            continue;
+        }
+        if failed {
+            let insert = r#"INSERT INTO zero_0.mutations ("clientGroupID", "clientID", "mutationID", "result")
+                VALUES ($1, $2, $3, '{"error":"app","message":"no"}')"#;
+            transaction.execute(insert, &[&group, &client_id, &id]).await.expect("inserted");
+            transaction.commit().await.expect("committed");
+            return Ok(json!({ "error": "app", "message": "no" }));
+        }
+        let issue = args["id"].as_str().expect("an id");
+        transaction.execute("INSERT INTO issue VALUES ($1, 'made', true)", &[&issue]).await.expect("inserted");
+        transaction.commit().await.expect("committed");
+        return Ok(json!({}));
+    }
+    unreachable!("the second attempt always returns")
+}
