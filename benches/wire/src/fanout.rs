@@ -22,8 +22,11 @@ pub(crate) struct Load {
 /// After the last commit, how long stragglers are waited for.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// Where the writer puts the number of its commit, for the clients to find.
-const MARK: &str = "commit number ";
+/// What stands before the number of a commit in the title that it writes, for the clients to find. Servers take turns
+/// on the same rows, so each has its own.
+fn mark_of(server: &SyncServer) -> String {
+    format!("commit through {} number ", server.url())
+}
 
 #[derive(Debug, Clone, serde::Serialize)]
 pub(crate) struct Outcome {
@@ -59,6 +62,7 @@ pub(crate) async fn fan_out(
     let top = writer.query("SELECT id FROM issue ORDER BY modified DESC, id LIMIT 50", &[]).await?;
     let ids: Vec<String> = top.iter().map(|row| row.get(0)).collect();
 
+    let mark: Arc<str> = mark_of(server).into();
     let begun = Instant::now();
     let mut held = Vec::new();
     for _ in 0..load.groups {
@@ -71,7 +75,7 @@ pub(crate) async fn fan_out(
     let before = (server.usage(), postgres_usage());
     let clients: Vec<_> = held
         .into_iter()
-        .map(|client| tokio::spawn(listen(client, Arc::clone(&commits), ids.len(), total as usize)))
+        .map(|client| tokio::spawn(listen(client, Arc::clone(&mark), Arc::clone(&commits), ids.len(), total as usize)))
         .collect();
 
     let mut tick = tokio::time::interval(Duration::from_secs(1) / load.commits_per_second);
@@ -79,7 +83,7 @@ pub(crate) async fn fan_out(
     for number in 0..total {
         tick.tick().await;
         let row = number as usize % ids.len();
-        let title = format!("{MARK}{number}.");
+        let title = format!("{mark}{number}.");
         commits.lock().push(Commit { sent: Instant::now(), row });
         writer.execute(&statement, &[&title, &ids[row]]).await?;
     }
@@ -103,7 +107,13 @@ pub(crate) async fn fan_out(
 
 /// Follows one client until it has seen the last commit to every row; returns a latency for each commit. A commit that a
 /// later one to the same row overtook counts as arrived with that one.
-async fn listen(mut client: Held, commits: Arc<Mutex<Vec<Commit>>>, rows: usize, total: usize) -> Result<Vec<f64>> {
+async fn listen(
+    mut client: Held,
+    mark: Arc<str>,
+    commits: Arc<Mutex<Vec<Commit>>>,
+    rows: usize,
+    total: usize,
+) -> Result<Vec<f64>> {
     let mut arrived: Vec<Option<Instant>> = vec![None; total];
     let mut pending: Vec<usize> = Vec::new();
     // Commits go round the rows, so the last ones are the last to their rows.
@@ -115,7 +125,7 @@ async fn listen(mut client: Held, commits: Arc<Mutex<Vec<Commit>>>, rows: usize,
         if text.starts_with(r#"["error""#) {
             bail!("the server answers {text}");
         }
-        pending.extend(marks(&text));
+        pending.extend(marks(&text, &mark));
         // A client has the rows when the poke ends, not before.
         if text.starts_with(r#"["pokeEnd""#) {
             let now = Instant::now();
@@ -141,9 +151,9 @@ async fn listen(mut client: Held, commits: Arc<Mutex<Vec<Commit>>>, rows: usize,
 }
 
 /// The numbers of the commits in a message.
-fn marks(text: &str) -> impl Iterator<Item = usize> {
-    text.match_indices(MARK).filter_map(|(at, _)| {
-        let rest = &text[at + MARK.len()..];
+fn marks<'t>(text: &'t str, mark: &'t str) -> impl Iterator<Item = usize> + 't {
+    text.match_indices(mark).filter_map(|(at, _)| {
+        let rest = &text[at + mark.len()..];
         rest[..rest.find('.')?].parse().ok()
     })
 }
@@ -153,6 +163,6 @@ mod tests {
     #[test]
     fn marks_are_found() {
         let text = r#"{"title":"commit number 12."},{"title":"commit number 7."},{"title":"commit number x"}"#;
-        assert_eq!(super::marks(text).collect::<Vec<_>>(), [12, 7]);
+        assert_eq!(super::marks(text, "commit number ").collect::<Vec<_>>(), [12, 7]);
     }
 }

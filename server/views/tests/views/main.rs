@@ -3,4 +3,5 @@
 mod edges;
 mod group;
 mod hydrator;
+mod load;
 mod world;
