@@ -9,6 +9,7 @@
 pub mod ast;
 pub mod client_schema;
 pub mod compare;
+pub mod format;
 pub mod hash;
 pub mod json;
 pub mod like;
@@ -20,3 +21,4 @@ pub mod schema;
 pub mod static_params;
 pub mod value;
 pub mod version;
+pub mod zero_schema;

@@ -171,6 +171,16 @@ impl SimpleOperator {
         OPERATORS.iter().find(|(op, _)| *op == self).map_or("", |(_, name)| name)
     }
 
+    /// The operator that holds where this one does not, nulls aside.
+    #[must_use]
+    pub fn negated(self) -> SimpleOperator {
+        use SimpleOperator::{Eq, Ge, Gt, ILike, In, Is, IsNot, Le, Like, Lt, Ne, NotILike, NotIn, NotLike};
+        const PAIRS: [(SimpleOperator, SimpleOperator); 7] =
+            [(Eq, Ne), (Lt, Ge), (Gt, Le), (In, NotIn), (Like, NotLike), (ILike, NotILike), (Is, IsNot)];
+        let pair = PAIRS.iter().find(|(a, b)| *a == self || *b == self);
+        pair.map_or(self, |(a, b)| if *a == self { *b } else { *a })
+    }
+
     /// The operator of this name.
     pub fn from_name(name: &str) -> Option<SimpleOperator> {
         OPERATORS.iter().find(|(_, other)| *other == name).map(|(op, _)| *op)

@@ -1,0 +1,522 @@
+//! Calls → query, as the client library's builder makes it: the order of calls, the combination of conditions and the
+//! generated aliases are the library's, so that hashes agree.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::syntax::{Arrow, Call, Chain, Expression, Parameter};
+use super::{QueryTextError, Result, TypedQuery};
+use crate::ast::{
+    Ast, Bound, Condition, CorrelatedSubquery, Correlation, Direction, Literal, SimpleOperator, StaticAnchor, System,
+    ValuePosition,
+};
+use crate::format::Format;
+use crate::json::Json;
+use crate::value::Value;
+use crate::zero_schema::{Hop, ZeroSchema, ZeroTable};
+
+/// What the alias of an EXISTS begins with.
+pub(super) const EXISTS_PREFIX: &str = "zsubq_";
+/// What the alias of the second hop of an EXISTS begins with.
+pub(super) const HIDDEN_PREFIX: &str = "zsubq_zhidden_";
+/// The functions that stand for static parameters.
+pub(super) const STATIC_PARAMETERS: [(&str, StaticAnchor); 2] =
+    [("authParam", StaticAnchor::AuthData), ("preMutationRowParam", StaticAnchor::PreMutationRow)];
+
+/// The functions of a filter's callback.
+const CONDITIONS: [&str; 7] = ["and", "cmp", "cmpLit", "eb", "exists", "not", "or"];
+
+type Argument = (Expression, usize);
+
+/// Makes the query that a text describes.
+pub(super) fn query(chain: &Chain, schema: Option<&ZeroSchema>) -> Result<TypedQuery> {
+    // `a.b.where(…)` is a query over the table `a.b`: names that are not called belong to the table's.
+    let names = chain.then.iter().take_while(|call| call.args.is_none());
+    let table = names.fold(chain.root.name.to_string(), |table, call| format!("{table}.{}", call.name));
+    let table: Arc<str> = table.into();
+    let position = chain.root.position;
+    if chain.root.args.is_some() {
+        return Err(error("expected a table", position));
+    }
+    let known = match schema {
+        None => None,
+        Some(schema) => Some(known_table(schema, &table, position)?),
+    };
+    let mut level = Level::new(table, schema, known, false);
+    for call in chain.then.iter().skip_while(|call| call.args.is_none()) {
+        level.apply(call)?;
+    }
+    Ok(TypedQuery { ast: level.ast, format: level.format })
+}
+
+fn error(what: impl Into<String>, position: usize) -> QueryTextError {
+    QueryTextError { what: what.into(), position }
+}
+
+fn known_table<'s>(schema: &'s ZeroSchema, name: &str, position: usize) -> Result<&'s ZeroTable> {
+    schema.tables.get(name).ok_or_else(|| {
+        let known: Vec<&str> = schema.tables.keys().map(|name| &**name).collect();
+        error(format!("there is no table {name}; there are {}", known.join(", ")), position)
+    })
+}
+
+/// A query that calls are applied to.
+struct Level<'s> {
+    ast: Ast,
+    format: Format,
+    schema: Option<&'s ZeroSchema>,
+    table: Option<&'s ZeroTable>,
+    /// Whether it stands behind a junction, where the library allows neither order nor limit.
+    behind_junction: bool,
+}
+
+impl<'s> Level<'s> {
+    fn new(
+        table: Arc<str>,
+        schema: Option<&'s ZeroSchema>,
+        known: Option<&'s ZeroTable>,
+        behind_junction: bool,
+    ) -> Self {
+        let ast = Ast { table, ..Ast::default() };
+        Level { ast, format: Format::default(), schema, table: known, behind_junction }
+    }
+
+    fn apply(&mut self, call: &Call) -> Result<()> {
+        let position = call.position;
+        let args = call.args.as_deref().ok_or_else(|| error("expected '('", position + call.name.len()))?;
+        match (&*call.name, args) {
+            ("where", [(Expression::Arrow(arrow), _)]) => {
+                let condition = Callback { level: self, arrow }.condition(&arrow.body)?;
+                self.add(condition);
+            }
+            ("where", [column, rest @ ..]) if !rest.is_empty() && rest.len() <= 2 => {
+                let condition = self.comparison(column, rest)?;
+                self.add(condition);
+            }
+            ("whereExists", [name, rest @ ..]) => {
+                let condition = self.exists(name, rest)?;
+                self.add(condition);
+            }
+            ("related", [name]) => self.related(name, None)?,
+            ("related", [name, (Expression::Arrow(arrow), _)]) => self.related(name, Some(arrow))?,
+            ("related", [_, (_, at)]) => return Err(error("expected a function: q => q…", *at)),
+            ("orderBy", [column, direction]) => {
+                if self.behind_junction {
+                    return Err(error("orderBy is not supported behind a junction table", position));
+                }
+                let direction = match literal(direction)?.as_str() {
+                    Some("asc") => Direction::Asc,
+                    Some("desc") => Direction::Desc,
+                    _ => return Err(error("the direction is 'asc' or 'desc'", direction.1)),
+                };
+                self.ast.order_by.push((self.column(column)?, direction));
+            }
+            ("limit", [limit]) => {
+                if self.behind_junction {
+                    return Err(error("limit is not supported behind a junction table", position));
+                }
+                match literal(limit)?.as_f64() {
+                    Some(number) if number < 0.0 => return Err(error("Limit must be non-negative", limit.1)),
+                    Some(number) if number.fract() == 0.0 && number <= f64::from(i32::MAX) => {
+                        self.ast.limit = Some(number);
+                    }
+                    _ => return Err(error("Limit must be an integer", limit.1)),
+                }
+            }
+            ("one", []) => {
+                self.ast.limit = Some(1.0);
+                self.format.singular = true;
+            }
+            ("start", [row]) => self.ast.start = Some(self.bound(row, None)?),
+            ("start", [row, options]) => self.ast.start = Some(self.bound(row, Some(options))?),
+            ("where" | "whereExists" | "related" | "orderBy" | "limit" | "one" | "start", args) => {
+                return Err(error(format!("{} does not take {} arguments", call.name, args.len()), position));
+            }
+            _ => {
+                let known = "where, whereExists, related, orderBy, start, limit or one";
+                return Err(error(format!("there is no {}: expected {known}", call.name), position));
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, condition: Condition) {
+        self.ast.r#where = Some(simplify(match self.ast.r#where.take() {
+            None => condition,
+            Some(existing) => and(vec![existing, condition]),
+        }));
+    }
+
+    fn column(&self, argument: &Argument) -> Result<Arc<str>> {
+        let Json::String(name) = literal(argument)? else { return Err(error("the column is a text", argument.1)) };
+        self.check_column(name, argument.1)?;
+        Ok(Arc::clone(name))
+    }
+
+    fn check_column(&self, name: &str, position: usize) -> Result<()> {
+        match self.table {
+            Some(table) if table.column(name).is_none() => {
+                let known: Vec<&str> = table.columns.iter().map(|column| &*column.name).collect();
+                Err(error(format!("{} has no column {name}; it has {}", self.ast.table, known.join(", ")), position))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn comparison(&self, column: &Argument, rest: &[Argument]) -> Result<Condition> {
+        let left = ValuePosition::Column(self.column(column)?);
+        let (op, value) = match rest {
+            [value] => (SimpleOperator::Eq, value),
+            [op, value] => (operator(op)?, value),
+            _ => return Err(error(format!("cmp does not take {} arguments", rest.len() + 1), column.1)),
+        };
+        Ok(Condition::Simple { op, left, right: position(op, value)? })
+    }
+
+    fn bound(&self, row: &Argument, options: Option<&Argument>) -> Result<Bound> {
+        let entries = literal(row)?.as_object();
+        let entries = entries.ok_or_else(|| error("start takes a row: {column: value}", row.1))?;
+        for (column, _) in entries {
+            self.check_column(column, row.1)?;
+        }
+        let inclusive = match options {
+            Some(options) => option(options, &["inclusive"])?.remove("inclusive").unwrap_or(false),
+            None => false,
+        };
+        let row = entries.iter().map(|(column, json)| (Arc::clone(column), Value::from_json(json))).collect();
+        Ok(Bound { row, exclusive: !inclusive })
+    }
+
+    fn relationship(&self, argument: &Argument) -> Result<(Arc<str>, &'s ZeroSchema, &'s [Hop])> {
+        let (Some(schema), Some(table)) = (self.schema, self.table) else {
+            return Err(error(
+                "relationships need the application's schema; without it give the query as JSON",
+                argument.1,
+            ));
+        };
+        let Json::String(name) = literal(argument)? else {
+            return Err(error("the relationship is a text", argument.1));
+        };
+        let hops = table.relationships.get(name).ok_or_else(|| {
+            let known: Vec<&str> = table.relationships.keys().map(|name| &**name).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            error(format!("{} has no relationship {name}; it has {known}", self.ast.table), argument.1)
+        })?;
+        Ok((Arc::clone(name), schema, hops))
+    }
+
+    /// The query at the end of a relationship, as a callback makes it.
+    fn destination(&self, schema: &'s ZeroSchema, hops: &[Hop], arrow: Option<&Arrow>) -> Result<Level<'s>> {
+        let last = hops.last().expect("a relationship has one or two hops");
+        let table = Arc::clone(&last.dest_table);
+        let known = schema.tables.get(&table);
+        let mut level = Level::new(table, Some(schema), known, hops.len() > 1);
+        level.format.singular = last.one;
+        if let Some(arrow) = arrow {
+            let (root, Parameter::Name(name)) = (&arrow.body.root, &arrow.parameter) else {
+                return Err(error("expected a function of a query: q => q…", arrow.body.root.position));
+            };
+            if root.name != *name || root.args.is_some() {
+                return Err(error(format!("the function must return a query that begins with {name}"), root.position));
+            }
+            for call in &arrow.body.then {
+                level.apply(call)?;
+            }
+        }
+        Ok(level)
+    }
+
+    fn related(&mut self, name: &Argument, arrow: Option<&Arrow>) -> Result<()> {
+        let at = name.1;
+        let (name, schema, hops) = self.relationship(name)?;
+        if name.starts_with(EXISTS_PREFIX) {
+            return Err(error(format!("the names of relationships do not begin with {EXISTS_PREFIX}"), at));
+        }
+        let Level { mut ast, format, .. } = self.destination(schema, hops, arrow)?;
+        ast.alias = Some(Arc::clone(&name));
+        let related = match hops {
+            [first, last] => {
+                let related = vec![correlated(last, ast, false)];
+                let junction = Ast {
+                    table: Arc::clone(&first.dest_table),
+                    alias: Some(Arc::clone(&name)),
+                    related,
+                    ..Ast::default()
+                };
+                correlated(first, junction, true)
+            }
+            hops => correlated(&hops[0], ast, false),
+        };
+        self.ast.related.push(related);
+        self.format.relationships.insert(name, format);
+        Ok(())
+    }
+
+    fn exists(&self, name: &Argument, rest: &[Argument]) -> Result<Condition> {
+        let (arrow, options) = match rest {
+            [] => (None, None),
+            [(Expression::Arrow(arrow), _)] => (Some(arrow), None),
+            [options] => (None, Some(options)),
+            [(Expression::Arrow(arrow), _), options] => (Some(arrow), Some(options)),
+            _ => return Err(error("exists takes a relationship, a function q => q… and options", name.1)),
+        };
+        let mut flags = match options {
+            Some(options) => option(options, &["flip", "scalar"])?,
+            None => BTreeMap::new(),
+        };
+        let (flip, scalar) = (flags.remove("flip"), flags.remove("scalar"));
+        let (name, schema, hops) = self.relationship(name)?;
+        let Level { mut ast, .. } = self.destination(schema, hops, arrow)?;
+        Ok(match hops {
+            [first, last] => {
+                ast.alias = Some(format!("{HIDDEN_PREFIX}{name}").into());
+                let behind = Condition::Exists { related: correlated(last, ast, false), negated: false, flip, scalar };
+                let junction = Ast {
+                    table: Arc::clone(&first.dest_table),
+                    alias: Some(format!("{EXISTS_PREFIX}{name}").into()),
+                    r#where: Some(behind),
+                    ..Ast::default()
+                };
+                Condition::Exists { related: correlated(first, junction, false), negated: false, flip, scalar: None }
+            }
+            hops => {
+                ast.alias = Some(format!("{EXISTS_PREFIX}{name}").into());
+                Condition::Exists { related: correlated(&hops[0], ast, false), negated: false, flip, scalar }
+            }
+        })
+    }
+}
+
+fn correlated(hop: &Hop, subquery: Ast, hidden: bool) -> CorrelatedSubquery {
+    CorrelatedSubquery {
+        correlation: Correlation { parent_field: hop.source_field.clone(), child_field: hop.dest_field.clone() },
+        subquery: Box::new(subquery),
+        hidden,
+        system: System::Client,
+    }
+}
+
+/// A filter's function: what its body may call, and over which table.
+struct Callback<'l, 's, 'a> {
+    level: &'l Level<'s>,
+    arrow: &'a Arrow,
+}
+
+impl Callback<'_, '_, '_> {
+    fn condition(&self, chain: &Chain) -> Result<Condition> {
+        let call = self.function(chain)?;
+        let args = call.args.as_deref().ok_or_else(|| error("expected '('", call.position + call.name.len()))?;
+        Ok(match (&*call.name, args) {
+            ("cmp", [column, rest @ ..]) if !rest.is_empty() => self.level.comparison(column, rest)?,
+            ("cmpLit", [left, op, right]) => {
+                let op = operator(op)?;
+                let left = match position(SimpleOperator::Is, left)? {
+                    ValuePosition::Literal(Literal::List(_)) => return Err(error("the left side is no list", left.1)),
+                    left => left,
+                };
+                Condition::Simple { op, left, right: position(op, right)? }
+            }
+            ("exists", [name, rest @ ..]) => self.level.exists(name, rest)?,
+            ("not", [(Expression::Chain(inner), _)]) => not(self.condition(inner)?),
+            ("and", args) => and(self.conditions(args)?),
+            ("or", args) => or(self.conditions(args)?),
+            (name, args) if CONDITIONS.contains(&name) => {
+                return Err(error(
+                    format!("{name} does not take such arguments ({} of them)", args.len()),
+                    call.position,
+                ));
+            }
+            (name, _) => {
+                let known = "and, cmp, cmpLit, exists, not or or";
+                return Err(error(format!("there is no {name}: expected {known}"), call.position));
+            }
+        })
+    }
+
+    /// The one function that a chain calls: `cmp(…)`, `eb.cmp(…)` or `eb.eb.cmp(…)`, as the parameter allows.
+    fn function<'c>(&self, chain: &'c Chain) -> Result<&'c Call> {
+        let root = &chain.root;
+        let is_builder = match &self.arrow.parameter {
+            Parameter::Name(name) => {
+                if root.name != *name {
+                    return Err(error(format!("expected a condition of {name}: {name}.cmp(…)"), root.position));
+                }
+                true
+            }
+            Parameter::Members(names) => {
+                if let Some(unknown) = names.iter().find(|name| !CONDITIONS.contains(&&***name)) {
+                    let known = CONDITIONS.join(", ");
+                    return Err(error(format!("there is no {unknown} in a filter: it has {known}"), root.position));
+                }
+                if !names.contains(&root.name) {
+                    return Err(error(format!("{} is not among the function's parameters", root.name), root.position));
+                }
+                &*root.name == "eb"
+            }
+        };
+        match chain.then.iter().as_slice() {
+            [] if !is_builder => Ok(root),
+            [builders @ .., call]
+                if is_builder
+                    && root.args.is_none()
+                    && builders.iter().all(|call| &*call.name == "eb" && call.args.is_none()) =>
+            {
+                Ok(call)
+            }
+            [] => Err(error("expected a condition such as cmp(…)", root.position)),
+            [call, ..] => Err(error("nothing can be called on a condition", call.position)),
+        }
+    }
+
+    fn conditions(&self, args: &[Argument]) -> Result<Vec<Condition>> {
+        let mut conditions = Vec::new();
+        for (argument, at) in args {
+            match argument {
+                Expression::Chain(chain) => conditions.push(self.condition(chain)?),
+                // The library lets conditions be undefined.
+                Expression::Literal(Json::Null) => {}
+                _ => return Err(error("expected a condition", *at)),
+            }
+        }
+        Ok(conditions)
+    }
+}
+
+fn literal(argument: &Argument) -> Result<&Json> {
+    match &argument.0 {
+        Expression::Literal(json) => Ok(json),
+        _ => Err(error("expected a value", argument.1)),
+    }
+}
+
+fn operator(argument: &Argument) -> Result<SimpleOperator> {
+    let name = literal(argument)?.as_str().ok_or_else(|| error("the operator is a text", argument.1))?;
+    SimpleOperator::from_name(name).ok_or_else(|| error(format!("there is no operator {name}"), argument.1))
+}
+
+/// Flags in an object.
+fn option(argument: &Argument, known: &[&'static str]) -> Result<BTreeMap<Arc<str>, bool>> {
+    let entries = literal(argument)?.as_object();
+    let entries = entries.ok_or_else(|| error(format!("expected options: {{{}: true}}", known[0]), argument.1))?;
+    let mut flags = BTreeMap::new();
+    for (name, value) in entries {
+        match value {
+            Json::Bool(value) if known.contains(&&**name) => drop(flags.insert(Arc::clone(name), *value)),
+            // As if the key were not there.
+            Json::Null if known.contains(&&**name) => {}
+            Json::Bool(_) | Json::Null => {
+                return Err(error(format!("there is no option {name}; there are {}", known.join(", ")), argument.1));
+            }
+            _ => return Err(error(format!("the option {name} is true or false"), argument.1)),
+        }
+    }
+    Ok(flags)
+}
+
+/// The right side of a comparison.
+fn position(op: SimpleOperator, argument: &Argument) -> Result<ValuePosition> {
+    let at = argument.1;
+    let value = match &argument.0 {
+        Expression::Literal(json) => json,
+        Expression::Chain(chain) => return parameter(chain),
+        Expression::Arrow(_) => return Err(error("expected a value", at)),
+    };
+    let is_list = matches!(op, SimpleOperator::In | SimpleOperator::NotIn);
+    let literal = match value {
+        Json::Object(_) => return Err(error("a value is a text, a number, true, false, null or a list", at)),
+        Json::Array(elements) if is_list => {
+            if elements.iter().any(|element| matches!(element, Json::Null | Json::Array(_) | Json::Object(_))) {
+                return Err(error("a list holds texts, numbers and booleans", at));
+            }
+            Literal::List(elements.iter().map(Value::from_json).collect())
+        }
+        _ if is_list => return Err(error(format!("{} takes a list", op.name()), at)),
+        Json::Array(_) => return Err(error(format!("{} takes no list", op.name()), at)),
+        value => Literal::Value(Value::from_json(value)),
+    };
+    Ok(ValuePosition::Literal(literal))
+}
+
+/// A static parameter: `authParam('sub')` or `authParam(['a', 'b'])`.
+fn parameter(chain: &Chain) -> Result<ValuePosition> {
+    let Call { name, args, position } = &chain.root;
+    let anchor = STATIC_PARAMETERS.iter().find(|(other, _)| *other == &**name).map(|(_, anchor)| *anchor);
+    let (Some(anchor), Some([field]), []) = (anchor, args.as_deref(), chain.then.as_slice()) else {
+        return Err(error("expected a value", *position));
+    };
+    let name = |json: &Json| match json {
+        Json::String(name) => Ok(Arc::clone(name)),
+        _ => Err(error("expected a name", field.1)),
+    };
+    let (field, path) = match literal(field)? {
+        Json::Array(names) => (names.iter().map(name).collect::<Result<Vec<_>>>()?, true),
+        json => (vec![name(json)?], false),
+    };
+    Ok(ValuePosition::Static { anchor, field, path })
+}
+
+fn is_true(condition: &Condition) -> bool {
+    matches!(condition, Condition::And(conditions) if conditions.is_empty())
+}
+
+fn is_false(condition: &Condition) -> bool {
+    matches!(condition, Condition::Or(conditions) if conditions.is_empty())
+}
+
+/// `and(…)` of the library: what is always true drops out, what is always false wins.
+fn and(mut conditions: Vec<Condition>) -> Condition {
+    conditions.retain(|condition| !is_true(condition));
+    match conditions.len() {
+        1 => conditions.remove(0),
+        _ if conditions.iter().any(is_false) => Condition::Or(Vec::new()),
+        _ => Condition::And(conditions),
+    }
+}
+
+/// `or(…)` of the library.
+fn or(mut conditions: Vec<Condition>) -> Condition {
+    conditions.retain(|condition| !is_false(condition));
+    match conditions.len() {
+        1 => conditions.remove(0),
+        _ if conditions.iter().any(is_true) => Condition::And(Vec::new()),
+        _ => Condition::Or(conditions),
+    }
+}
+
+/// `not(…)` of the library: comparisons and EXISTS are turned round, de Morgan for the rest.
+fn not(condition: Condition) -> Condition {
+    match condition {
+        Condition::And(conditions) => Condition::Or(conditions.into_iter().map(not).collect()),
+        Condition::Or(conditions) => Condition::And(conditions.into_iter().map(not).collect()),
+        Condition::Simple { op, left, right } => Condition::Simple { op: op.negated(), left, right },
+        Condition::Exists { related, negated, flip, scalar } => {
+            Condition::Exists { related, negated: !negated, flip, scalar }
+        }
+    }
+}
+
+/// What `.where` does to the whole filter: levels of one kind become one, constants decide.
+fn simplify(condition: Condition) -> Condition {
+    let (is_and, mut conditions) = match condition {
+        Condition::And(conditions) => (true, conditions),
+        Condition::Or(conditions) => (false, conditions),
+        leaf => return leaf,
+    };
+    if conditions.len() == 1 {
+        return simplify(conditions.remove(0));
+    }
+    let mut flat = Vec::new();
+    for child in conditions.into_iter().map(simplify) {
+        match child {
+            Condition::And(grandchildren) if is_and => flat.extend(grandchildren),
+            Condition::Or(grandchildren) if !is_and => flat.extend(grandchildren),
+            child => flat.push(child),
+        }
+    }
+    match is_and {
+        true if flat.iter().any(is_false) => Condition::Or(Vec::new()),
+        false if flat.iter().any(is_true) => Condition::And(Vec::new()),
+        true => Condition::And(flat),
+        false => Condition::Or(flat),
+    }
+}
