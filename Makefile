@@ -5,11 +5,14 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/zql/target
 CARGO ?= cargo
 NODE_DIR := testdata/node
 
-.PHONY: help demo test unit bench-wire check fmt postgres node build clean
+BENCH ?=
+
+.PHONY: help demo test unit bench bench-wire check fmt postgres node build clean
 
 help:
 	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
 	@echo "make test        run every test; installs and starts what they need"
+	@echo "make bench       measure hydration and maintenance; writes benches/results (BENCH=planning for one part)"
 	@echo "make bench-wire  measure the published zero-cache and this server side by side; writes benches/results"
 	@echo "make check       formatting and lints"
 
@@ -21,6 +24,10 @@ build:
 
 test: postgres node
 	$(CARGO) test --release --workspace --no-fail-fast
+
+bench:
+	$(CARGO) build --release --workspace --bin bench
+	@$(CARGO_TARGET_DIR)/release/bench $(BENCH)
 
 bench-wire: postgres node
 	$(CARGO) build --release --workspace --bin zql --bin bench-wire

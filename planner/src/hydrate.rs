@@ -62,14 +62,7 @@ impl Planner {
     /// Answers a query: by node, unless the node is not synced or has no parent rows.
     pub(crate) fn answer(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<Vec<Option<NodeAnswer>>> {
         let run = Run::new(query, snapshot)?;
-        let mut stats = Vec::with_capacity(query.nodes.len());
-        {
-            let reader = run.reader.lock();
-            for node in &query.nodes {
-                stats.push(self.stats.get(&reader, &node.table)?);
-            }
-        }
-        let model = Model::new(query, stats, if self.dice.is_some() { 0.0 } else { STREAM_ROWS });
+        let model = self.model(&run)?;
         let mut chooser = Chooser::new(&model, self.dice);
         let mut answers: Vec<Option<NodeAnswer>> = Vec::with_capacity(query.nodes.len());
         for (id, node) in query.nodes.iter().enumerate() {
@@ -102,6 +95,42 @@ impl Planner {
             answers.push(Some(NodeAnswer { plan, keys: Some(keys.len()), rows }));
         }
         Ok(answers)
+    }
+
+    /// Chooses the plans of all nodes and builds their operators without running them, as if parents had as many
+    /// keys as is expected. Gives how many nodes there are plans for.
+    pub fn plan(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> std::result::Result<usize, HydrateError> {
+        Ok(self.plan_all(query, snapshot)?)
+    }
+
+    fn plan_all(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<usize> {
+        let run = Run::new(query, snapshot)?;
+        let model = self.model(&run)?;
+        let mut chooser = Chooser::new(&model, self.dice);
+        let mut expected: Vec<f64> = Vec::with_capacity(query.nodes.len());
+        for (id, node) in query.nodes.iter().enumerate() {
+            let keys = node.edge.as_ref().map(|edge| expected[edge.parent].ceil().max(1.0) as usize);
+            if !node.synced {
+                expected.push(0.0);
+                continue;
+            }
+            let plan = chooser.rows(id, keys);
+            let batch = match &node.edge {
+                Some(edge) => Some(key_batch(&node.table, &edge.child_columns, std::iter::empty())?),
+                None => None,
+            };
+            physical::build(&run, &plan, batch.as_ref())?;
+            expected.push(plan.rows);
+        }
+        Ok(query.nodes.iter().filter(|node| node.synced).count())
+    }
+
+    /// The estimates of a query.
+    fn model<'q>(&self, run: &'q Run) -> Result<Model<'q>> {
+        let reader = run.reader.lock();
+        let stats = run.query.nodes.iter().map(|node| self.stats.get(&reader, &node.table));
+        let stats = stats.collect::<rusqlite::Result<Vec<_>>>()?;
+        Ok(Model::new(&run.query, stats, if self.dice.is_some() { 0.0 } else { STREAM_ROWS }))
     }
 
     /// Runs the plan of a node.

@@ -38,7 +38,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ),
     ("terminal", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
     ("bench-wire", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
-    ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "cvr", "protocol-client", "testdata"], &[]),
+    ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "sync"], &[]),
 ];
 
 fn root() -> PathBuf {

@@ -15,13 +15,13 @@ pub mod config;
 pub mod http;
 pub mod hub;
 pub mod options;
+pub mod poke;
+pub mod row_text;
 
 mod api;
 mod group;
 mod outbox;
 mod permissions;
-mod poke;
 mod push;
 mod replica;
-mod row_text;
 mod socket;

@@ -10,7 +10,7 @@ const PART_PATCHES: usize = 100;
 
 /// Builds the parts of one poke.
 #[derive(Debug)]
-pub(crate) struct PokeText {
+pub struct PokeText {
     /// The beginning of each part.
     head: String,
     parts: Vec<String>,
@@ -26,7 +26,7 @@ pub(crate) struct PokeText {
 
 impl PokeText {
     /// Begins a poke.
-    pub(crate) fn new(poke_id: &str) -> Self {
+    pub fn new(poke_id: &str) -> Self {
         let mut head = String::from(r#"["pokePart",{"pokeID":"#);
         write_string(poke_id, &mut head);
         PokeText {
@@ -43,7 +43,7 @@ impl PokeText {
     }
 
     /// Adds a row patch by writing its JSON.
-    pub(crate) fn row(&mut self, write: impl FnOnce(&mut String)) {
+    pub fn row(&mut self, write: impl FnOnce(&mut String)) {
         if self.rows.is_empty() {
             self.rows.push_str(&self.head);
         }
@@ -54,13 +54,13 @@ impl PokeText {
     }
 
     /// Adds that a query became got, or is no longer.
-    pub(crate) fn got(&mut self, query: &str, put: bool) {
+    pub fn got(&mut self, query: &str, put: bool) {
         query_op(&mut self.got, query, put);
         self.added();
     }
 
     /// Adds that a client desires a query, or no longer.
-    pub(crate) fn desired(&mut self, client: &str, query: &str, put: bool) {
+    pub fn desired(&mut self, client: &str, query: &str, put: bool) {
         let ops = match self.desired.iter_mut().position(|(other, _)| **other == *client) {
             Some(position) => &mut self.desired[position].1,
             None => {
@@ -73,7 +73,7 @@ impl PokeText {
     }
 
     /// Adds a client's last mutation id.
-    pub(crate) fn last_mutation_id(&mut self, client: &str, write_id: impl FnOnce(&mut String)) {
+    pub fn last_mutation_id(&mut self, client: &str, write_id: impl FnOnce(&mut String)) {
         separate(&mut self.last_mutation_ids);
         write_string(client, &mut self.last_mutation_ids);
         self.last_mutation_ids.push(':');
@@ -82,7 +82,7 @@ impl PokeText {
     }
 
     /// Adds a patch of a mutation's result by writing its JSON.
-    pub(crate) fn mutation(&mut self, write: impl FnOnce(&mut String)) {
+    pub fn mutation(&mut self, write: impl FnOnce(&mut String)) {
         separate(&mut self.mutations);
         write(&mut self.mutations);
         self.added();
@@ -139,7 +139,7 @@ impl PokeText {
     }
 
     /// The remaining parts.
-    pub(crate) fn finish(mut self) -> Vec<String> {
+    pub fn finish(mut self) -> Vec<String> {
         self.end_part();
         self.parts
     }
@@ -159,7 +159,7 @@ fn query_op(list: &mut String, query: &str, put: bool) {
 }
 
 /// The message that begins a poke.
-pub(crate) fn poke_start(poke_id: &str, base_cookie: Option<&str>) -> String {
+pub fn poke_start(poke_id: &str, base_cookie: Option<&str>) -> String {
     let mut out = String::from(r#"["pokeStart",{"pokeID":"#);
     write_string(poke_id, &mut out);
     out.push_str(r#","baseCookie":"#);
@@ -172,7 +172,7 @@ pub(crate) fn poke_start(poke_id: &str, base_cookie: Option<&str>) -> String {
 }
 
 /// The message that ends a poke.
-pub(crate) fn poke_end(poke_id: &str, cookie: &str) -> String {
+pub fn poke_end(poke_id: &str, cookie: &str) -> String {
     let mut out = String::from(r#"["pokeEnd",{"pokeID":"#);
     write_string(poke_id, &mut out);
     out.push_str(r#","cookie":"#);

@@ -15,14 +15,14 @@ use zql_spec::value::Value;
 
 /// How rows of one table are written.
 #[derive(Debug)]
-pub(crate) struct TableText {
+pub struct TableText {
     /// What precedes each value: for the first column the beginning of the whole patch.
     before: Box<[Box<str>]>,
 }
 
 impl TableText {
     /// Prepares a table.
-    pub(crate) fn new(table: &Table) -> Self {
+    pub fn new(table: &Table) -> Self {
         let before = |(position, column): (usize, &zql_spec::schema::Column)| {
             let mut text = String::new();
             if position == 0 {
@@ -40,7 +40,7 @@ impl TableText {
     }
 
     /// Appends the patch that puts a row.
-    pub(crate) fn write_put(&self, row: &StoredRow, out: &mut String) {
+    pub fn write_put(&self, row: &StoredRow, out: &mut String) {
         for (before, value) in self.before.iter().zip(&row.values) {
             out.push_str(before);
             write_value(value, out);
@@ -50,7 +50,7 @@ impl TableText {
 }
 
 /// Appends a value.
-pub(crate) fn write_value(value: &Value, out: &mut String) {
+pub fn write_value(value: &Value, out: &mut String) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(true) => out.push_str("true"),
@@ -70,7 +70,7 @@ const MIN_SWEEP: usize = 256;
 /// Texts of rows by identity of the shared row. A text lives as long as its row is shared; what is left
 /// behind is swept when a shard has doubled, so the size follows the rows that are being poked.
 #[derive(Debug, Default)]
-pub(crate) struct RowTexts {
+pub struct RowTexts {
     shards: [Mutex<Shard>; SHARDS],
 }
 
@@ -83,7 +83,7 @@ struct Shard {
 
 impl RowTexts {
     /// The patch that puts a row.
-    pub(crate) fn put(&self, table: &TableText, row: &Arc<StoredRow>) -> Arc<str> {
+    pub fn put(&self, table: &TableText, row: &Arc<StoredRow>) -> Arc<str> {
         let address = Arc::as_ptr(row) as usize;
         // The low bits of an address are alike for all rows.
         let mut shard = self.shards[(address >> 6) % SHARDS].lock();

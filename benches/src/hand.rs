@@ -1,0 +1,245 @@
+//! The lower bound: what a person would write by hand for one query, with rusqlite, knowing the data and the indexes.
+//!
+//! Each case gives the same rows as the server does, each once, and writes them as the same text. Statements are
+//! prepared once and read on the same kind of connection.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Params, Row};
+use zql_spec::json::{write_number, write_string};
+
+use crate::tracker::TABLES;
+
+/// Text that is kept before it is thought sent.
+const SENT_BYTES: usize = 1 << 16;
+
+/// Where rows go: written as text, counted, and forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Sink {
+    text: String,
+    /// Rows so far.
+    pub(crate) rows: usize,
+    /// Bytes of their text.
+    pub(crate) bytes: usize,
+    /// A digest of all rows in any order; only kept by a checked sink.
+    pub(crate) digest: u64,
+    check: bool,
+}
+
+impl Sink {
+    /// A sink that keeps a digest.
+    pub(crate) fn checked() -> Sink {
+        Sink { check: true, ..Sink::default() }
+    }
+
+    /// Takes one row.
+    pub(crate) fn row(&mut self, write: impl FnOnce(&mut String)) {
+        let begin = self.text.len();
+        write(&mut self.text);
+        self.rows += 1;
+        self.bytes += self.text.len() - begin;
+        if self.check {
+            let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
+            let row = self.text.as_bytes()[begin..].iter().fold(0xCBF2_9CE4_8422_2325, hash);
+            self.digest = self.digest.wrapping_add(row);
+        }
+        if self.text.len() > SENT_BYTES {
+            self.text.clear();
+        }
+    }
+}
+
+/// Reads tables by hand.
+pub(crate) struct Hand<'a> {
+    connection: &'a Connection,
+    sink: &'a mut Sink,
+}
+
+/// What a table's rows are written with.
+struct Format {
+    before: Vec<String>,
+    boolean: Vec<bool>,
+}
+
+impl Format {
+    fn of(table: &str) -> Result<Format> {
+        let (_, columns, _) = TABLES.iter().find(|(name, ..)| *name == table).context("a table of the tracker")?;
+        let before = |(position, (name, _)): (usize, &(&str, &str))| match position {
+            0 => format!(r#"{{"op":"put","tableName":"{table}","value":{{"{name}":"#),
+            _ => format!(r#","{name}":"#),
+        };
+        Ok(Format {
+            before: columns.iter().enumerate().map(before).collect(),
+            boolean: columns.iter().map(|(_, declared)| declared.starts_with("bool")).collect(),
+        })
+    }
+
+    fn write(&self, row: &Row<'_>, out: &mut String) -> Result<()> {
+        for (position, before) in self.before.iter().enumerate() {
+            out.push_str(before);
+            match row.get_ref(position)? {
+                ValueRef::Null => out.push_str("null"),
+                ValueRef::Integer(number) if self.boolean[position] => {
+                    out.push_str(if number == 0 { "false" } else { "true" });
+                }
+                ValueRef::Integer(number) => write_number(number as f64, out),
+                ValueRef::Real(number) => write_number(number, out),
+                ValueRef::Text(text) => write_string(std::str::from_utf8(text)?, out),
+                ValueRef::Blob(_) => anyhow::bail!("the tracker has no blobs"),
+            }
+        }
+        out.push_str("}}");
+        Ok(())
+    }
+}
+
+impl<'a> Hand<'a> {
+    /// Reads with this connection.
+    pub(crate) fn new(connection: &'a Connection, sink: &'a mut Sink) -> Self {
+        Hand { connection, sink }
+    }
+
+    /// Gives all rows of a statement, which selects the table's columns first, and lets `also` see them.
+    fn rows(
+        &mut self,
+        table: &str,
+        tail: &str,
+        params: impl Params,
+        also: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.each(table, tail, [params], also)
+    }
+
+    /// Gives the rows of a statement that is run for each of many parameters.
+    fn each<P: Params>(
+        &mut self,
+        table: &str,
+        tail: &str,
+        params: impl IntoIterator<Item = P>,
+        mut also: impl FnMut(&Row<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let format = Format::of(table)?;
+        let (_, columns, _) = TABLES.iter().find(|(name, ..)| *name == table).context("a table of the tracker")?;
+        let columns: Vec<String> = columns.iter().map(|(name, _)| format!("t.{name}")).collect();
+        let sql = format!("SELECT {} FROM \"{table}\" t {tail}", columns.join(", "));
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        for params in params {
+            let mut rows = statement.query(params)?;
+            while let Some(row) = rows.next()? {
+                let mut written = Ok(());
+                self.sink.row(|out| written = format.write(row, out));
+                written?;
+                also(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the rows with these ids.
+    fn by_id<'k>(&mut self, table: &str, ids: impl IntoIterator<Item = &'k String>) -> Result<()> {
+        self.each(table, "WHERE t.id = ?1", ids.into_iter().map(|id| [id]), |_| Ok(()))
+    }
+
+    fn ids(&self, sql: &str, params: impl Params) -> Result<Vec<String>> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let ids = statement.query_map(params, |row| row.get(0))?;
+        Ok(ids.collect::<Result<_, _>>()?)
+    }
+
+    // ---- the queries ---------------------------------------------------------------------------------
+
+    /// One table, one statement.
+    pub(crate) fn single(&mut self, tail: &str) -> Result<()> {
+        self.rows("issue", tail, [], |_| Ok(()))
+    }
+
+    /// The newest issues with creator, assignee if `everything`, labels and latest comments.
+    pub(crate) fn page(&mut self, issues: u32, everything: bool) -> Result<()> {
+        let (mut keys, mut users, mut labels) = (Vec::new(), HashSet::new(), HashSet::new());
+        let tail = "ORDER BY t.modified DESC, t.id LIMIT ?1";
+        self.rows("issue", tail, [issues], |row| {
+            keys.push(row.get::<_, String>(0)?);
+            users.insert(row.get::<_, String>(5)?);
+            if everything {
+                users.extend(row.get::<_, Option<String>>(6)?);
+            }
+            Ok(())
+        })?;
+        self.by_id("user", &users)?;
+        self.each("issue_label", "WHERE t.issue_id = ?1", keys.iter().map(|id| [id]), |row| {
+            labels.insert(row.get::<_, String>(1)?);
+            Ok(())
+        })?;
+        self.by_id("label", &labels)?;
+        let tail = "WHERE t.issue_id = ?1 ORDER BY t.created DESC, t.id LIMIT 10";
+        self.each("comment", tail, keys.iter().map(|id| [id]), |_| Ok(()))
+    }
+
+    /// All issues with the label named `rare`, by a junction; all its rows are witnesses.
+    pub(crate) fn labelled(&mut self, junction: &str) -> Result<()> {
+        let mut keys = Vec::new();
+        let labels = self.ids("SELECT id FROM label WHERE name = 'rare'", [])?;
+        self.by_id("label", &labels)?;
+        self.each(junction, "WHERE t.label_id = ?1", labels.iter().map(|id| [id]), |row| {
+            keys.push(row.get::<_, String>(0)?);
+            Ok(())
+        })?;
+        self.by_id("issue", &keys)
+    }
+
+    /// The newest 1 000 issues with a label whose name ends in `are`.
+    pub(crate) fn searched(&mut self) -> Result<()> {
+        let labels = self.ids("SELECT id FROM label WHERE name LIKE '%are'", [])?;
+        self.by_id("label", &labels)?;
+        let [label] = &labels[..] else { anyhow::bail!("one label is called so") };
+        let mut keys = Vec::new();
+        let tail = "WHERE t.id IN (SELECT issue_id FROM issue_label WHERE label_id = ?1) \
+                    ORDER BY t.modified DESC, t.id LIMIT 1000";
+        self.rows("issue", tail, [label], |row| {
+            keys.push(row.get::<_, String>(0)?);
+            Ok(())
+        })?;
+        let tail = "WHERE t.issue_id = ?1 AND t.label_id = ?2";
+        self.each("issue_label", tail, keys.iter().map(|id| [id, label]), |_| Ok(()))
+    }
+
+    /// Issues created by or assigned to one user, or with the label named `rare`.
+    pub(crate) fn mine_or_labelled(&mut self) -> Result<()> {
+        let mut seen = HashSet::new();
+        let labels = self.ids("SELECT id FROM label WHERE name = 'rare'", [])?;
+        self.by_id("label", &labels)?;
+        let mut keys = Vec::new();
+        self.each("issue_label", "WHERE t.label_id = ?1", labels.iter().map(|id| [id]), |row| {
+            keys.push(row.get::<_, String>(0)?);
+            Ok(())
+        })?;
+        self.by_id("issue", &keys)?;
+        seen.extend(keys);
+        let mine = self.ids(
+            "SELECT id FROM issue WHERE creator_id = 'u7' UNION SELECT id FROM issue WHERE assignee_id = 'u7'",
+            [],
+        )?;
+        self.by_id("issue", mine.iter().filter(|id| !seen.contains(*id)))
+    }
+
+    /// The newest issues without comments.
+    pub(crate) fn uncommented(&mut self) -> Result<()> {
+        let tail = "WHERE NOT EXISTS (SELECT 1 FROM comment c WHERE c.issue_id = t.id) \
+                    ORDER BY t.modified DESC, t.id LIMIT 50";
+        self.rows("issue", tail, [], |_| Ok(()))
+    }
+
+    /// Users who never commented; the comments have no index by author.
+    pub(crate) fn silent(&mut self) -> Result<()> {
+        let tail = "WHERE t.id NOT IN (SELECT creator_id FROM comment)";
+        self.rows("user", tail, [], |_| Ok(()))
+    }
+
+    /// Every issue and every comment.
+    pub(crate) fn with_comments(&mut self) -> Result<()> {
+        self.rows("issue", "", [], |_| Ok(()))?;
+        self.rows("comment", "", [], |_| Ok(()))
+    }
+}

@@ -1,0 +1,86 @@
+//! The benchmarks of hydration and maintenance, without a network: `make bench`.
+//!
+//! Each part prints a table, and the run is written to `benches/results` as Markdown, JSON and charts. What a part
+//! aims for is written beside what it found. Ratios are taken within one run, by turns, because the machine may be
+//! doing other things; they are what a run is compared by.
+
+mod answer;
+mod chart;
+mod hand;
+mod hydration;
+mod measure;
+mod memory;
+mod planning;
+mod report;
+mod tracker;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+
+/// The server's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Planning,
+    Hydration,
+    Memory,
+}
+
+/// Measures hydration and maintenance.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// What to measure; everything when absent.
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// Numbers of issues to hydrate from.
+    #[arg(long, value_delimiter = ',', default_value = "100000,1000000")]
+    issues: Vec<i64>,
+    /// Milliseconds for each query.
+    #[arg(long, default_value_t = 1000)]
+    budget: u64,
+    /// Where to write the results.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// The name of the results.
+    #[arg(long, default_value = "bench")]
+    name: String,
+    /// Run one query of the memory benchmark in this process.
+    #[arg(long, hide = true, requires = "replica")]
+    memory_of: Option<usize>,
+    /// The replica for it.
+    #[arg(long, hide = true)]
+    replica: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if let (Some(number), Some(replica)) = (arguments.memory_of, &arguments.replica) {
+        return memory::child(number, replica);
+    }
+    let machine = measure::machine();
+    let wanted = |part: Part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    let mut report = Report::default();
+    if wanted(Part::Planning) {
+        planning::run(&mut report)?;
+    }
+    if wanted(Part::Hydration) {
+        for &issues in &arguments.issues {
+            hydration::run(issues, Duration::from_millis(arguments.budget), &mut report)?;
+        }
+    }
+    if wanted(Part::Memory) {
+        memory::run(arguments.issues.iter().copied().max().unwrap_or(1), &mut report)?;
+    }
+    let folder = arguments.output.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"));
+    report.write(&folder, &arguments.name, &machine)?;
+    eprintln!("written to {}", folder.display());
+    Ok(())
+}
