@@ -48,8 +48,12 @@ fn root() -> PathBuf {
 /// Normal (not dev) dependencies by package name, for every package that the workspace resolves to.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    // Only what this machine builds: a fresh one has not downloaded what other platforms need.
+    let version = Command::new(&cargo).args(["version", "--verbose"]).output().expect("cargo runs");
+    let version = String::from_utf8_lossy(&version.stdout);
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).expect("cargo names its host");
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host])
         .current_dir(root())
         .output()
         .expect("cargo runs");

@@ -94,8 +94,10 @@ fn child_loader() {
 }
 
 fn spawn(test: &str, path: &Path) -> (Child, impl Iterator<Item = String>) {
+    // The harness names a test by its module in this binary.
+    let module = module_path!().split_once("::").unwrap().1;
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args(["--exact", &format!("{module}::{test}"), "--nocapture", "--test-threads=1"])
         .env(REPLICA, path)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

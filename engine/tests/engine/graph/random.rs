@@ -7,9 +7,9 @@ use zql_spec::ast::{Ast, Condition, Direction, SimpleOperator};
 use zql_spec::schema::Schema;
 use zql_spec::value::Value;
 
-use crate::build::{Build, cmp, exists, from, n, not_exists, or, permission, s, schema};
-use crate::check::{Checked, Client, graph};
-use crate::memory::Database;
+use super::build::{Build, cmp, exists, from, n, not_exists, or, permission, s, schema};
+use super::check::{Checked, Client, graph};
+use super::memory::Database;
 
 /// A small generator (xorshift), so that a seed names a run.
 pub(crate) struct Random(u64);

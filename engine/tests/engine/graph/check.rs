@@ -8,7 +8,7 @@ use engine::graph::{AdvanceError, Graph, QueryDelta, hydrated_rows};
 use engine::query::{NodeId, Query, Role, WITNESS_CAP};
 use zql_spec::ast::Ast;
 
-use crate::memory::Database;
+use super::memory::Database;
 
 type View = BTreeMap<(Arc<str>, Key), (u32, Arc<StoredRow>)>;
 type Members = Vec<BTreeMap<Key, (u32, Vec<Key>)>>;

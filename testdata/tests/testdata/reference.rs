@@ -4,10 +4,10 @@
 //! Needs the packages that `make node` installs. `FIRST=<seed> WORLDS=<n>` runs other and more worlds.
 
 use std::io::Write;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use testdata::node;
 use testdata::world::{ISSUES, MUSIC, QueryGenerator, Rng, fill};
 use zql_spec::ast::Ast;
 use zql_spec::hash::ast_hash;
@@ -128,11 +128,9 @@ fn world(seed: u64) -> Json {
 fn answers_are_those_of_the_reference() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, worlds) = (number("FIRST").unwrap_or(0), number("WORLDS").unwrap_or(40));
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("node");
-    let packages = folder.join("node_modules/@rocicorp/zero");
-    assert!(packages.exists(), "{} is missing: run `make node`", packages.display());
-    let mut node = Command::new("node")
-        .arg(folder.join("zql-reference.js"))
+    let script = node::folder().expect("the packages").join("zql-reference.js");
+    let mut node = Command::new(node::binary().expect("Node"))
+        .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -6,9 +6,9 @@ use engine::commit::Key;
 use zql_spec::ast::{Ast, Condition, Direction};
 use zql_spec::value::Value;
 
-use crate::build::{Build, NULL, eq, exists, from, n, not_exists, or, permission, s, schema};
-use crate::check::Checked;
-use crate::memory::Database;
+use super::build::{Build, NULL, eq, exists, from, n, not_exists, or, permission, s, schema};
+use super::check::Checked;
+use super::memory::Database;
 
 /// Data, a query and its graph. Rows are written `name value …`; see [`Case::step`].
 struct Case {
@@ -377,7 +377,7 @@ fn an_edit_that_a_query_does_not_look_at_reads_nothing() {
         write(&mut database, row);
     }
     database.commit();
-    let mut graph = crate::check::graph(&ast, &database);
+    let mut graph = super::check::graph(&ast, &database);
     for row in ["+issue 1 x u", "+issue 3 x u", "+c a 1 u", "+c d 3 u"] {
         write(&mut database, row);
     }
@@ -400,7 +400,7 @@ fn what_brings_in_too_much_is_hydrated_instead() {
         database.put("issue", &[n(id), s("u1")]);
     }
     database.commit();
-    let mut graph = crate::check::graph(&ast, &database);
+    let mut graph = super::check::graph(&ast, &database);
     database.put("user", &[s("u1"), s("a")]);
     let commit = database.commit();
     assert!(matches!(graph.advance(&commit, &mut database), Err(engine::graph::AdvanceError::HydrateInstead)));
