@@ -17,18 +17,28 @@ use crate::sync_server::SyncServer;
 /// When the packages are not installed.
 pub fn folder() -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("node");
-    if !folder.join("node_modules/.bin/node").exists() {
+    if !folder.join("node_modules/.stamp").exists() {
         bail!("{} has no packages: run `make node`", folder.display());
     }
     Ok(folder)
 }
 
-/// Node 22, which the lock file pins like any package.
+/// Node 22, which the lock file pins like any package. Called by its own path: npm 9, which is Debian's, makes no link
+/// to it in `.bin`.
 ///
 /// # Errors
-/// When the packages are not installed.
+/// When the packages are not installed, or there is none for this machine.
 pub fn binary() -> Result<PathBuf> {
-    Ok(folder()?.join("node_modules/.bin/node"))
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => bail!("no pinned Node for {other}: testdata/node/package.json lists x64 and arm64 on Linux"),
+    };
+    let binary = folder()?.join(format!("node_modules/node-linux-{machine}/bin/node"));
+    if !binary.exists() {
+        bail!("{} is missing: run `make node` again", binary.display());
+    }
+    Ok(binary)
 }
 
 /// The application's API server of the scenarios. It ends when this is dropped or the process ends.
@@ -46,7 +56,7 @@ impl Api {
     /// When Node or the packages are missing.
     pub fn start() -> Result<Api> {
         let mut child =
-            script("api.js").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start api.js")?;
+            script("api.js")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start api.js")?;
         let mut output = lines(&mut child)?;
         let mut line = String::new();
         output.read_line(&mut line)?;
@@ -70,7 +80,7 @@ impl Drop for Api {
 /// # Errors
 /// Naming every scenario that failed, with what it expected.
 pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Result<()> {
-    let mut child = script("scenarios.js")
+    let mut child = script("scenarios.js")?
         .arg(package)
         .env("SERVER_URL", server.url())
         .env("DATABASE_URL", database)
@@ -113,12 +123,11 @@ pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Resu
     Ok(())
 }
 
-fn script(name: &str) -> Command {
-    // A missing folder shows when Node is started.
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("node");
-    let mut command = Command::new(folder.join("node_modules/.bin/node"));
+fn script(name: &str) -> Result<Command> {
+    let (binary, folder) = (binary()?, folder()?);
+    let mut command = Command::new(binary);
     command.arg(folder.join(name)).current_dir(folder);
-    command
+    Ok(command)
 }
 
 fn lines(child: &mut Child) -> Result<BufReader<ChildStdout>> {
