@@ -22,6 +22,9 @@ pub(crate) struct Load {
 /// After the last commit, how long stragglers are waited for.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long a server may take to become current after its start.
+const SETTLE: Duration = Duration::from_secs(120);
+
 /// What stands before the number of a commit in the title that it writes, for the clients to find. Servers take turns
 /// on the same rows, so each has its own.
 fn mark_of(server: &SyncServer) -> String {
@@ -42,6 +45,8 @@ pub(crate) struct Outcome {
     pub postgres_cpu_seconds: f64,
     /// Until every group had its list.
     pub connect_seconds: f64,
+    /// From then until the server had delivered a commit: what it had to catch up with before it was current.
+    pub settle_seconds: f64,
 }
 
 /// When each commit was sent, and of which row.
@@ -69,6 +74,15 @@ pub(crate) async fn fan_out(
         held.push(hydrate(&server.url(), &cases::list()).await?);
     }
     let connect_seconds = begun.elapsed().as_secs_f64();
+    let statement = writer.prepare("UPDATE issue SET title = $1, modified = now() WHERE id = $2").await?;
+    // What happened before the servers took their turn is decoded by Postgres when one starts, and is not measured.
+    let begun = Instant::now();
+    let settled = format!("{mark}0 is to come");
+    writer.execute(&statement, &[&settled, &ids[0]]).await?;
+    for client in &mut held {
+        wait_for(client, &settled).await.context("the server never became current")?;
+    }
+    let settle_seconds = begun.elapsed().as_secs_f64();
 
     let total = load.commits_per_second * load.seconds;
     let commits: Arc<Mutex<Vec<Commit>>> = Arc::default();
@@ -79,7 +93,6 @@ pub(crate) async fn fan_out(
         .collect();
 
     let mut tick = tokio::time::interval(Duration::from_secs(1) / load.commits_per_second);
-    let statement = writer.prepare("UPDATE issue SET title = $1, modified = now() WHERE id = $2").await?;
     for number in 0..total {
         tick.tick().await;
         let row = number as usize % ids.len();
@@ -102,7 +115,23 @@ pub(crate) async fn fan_out(
         cpu_seconds: after.0.cpu - before.0.cpu,
         postgres_cpu_seconds: after.1.cpu - before.1.cpu,
         connect_seconds,
+        settle_seconds,
     })
+}
+
+/// Reads until a text has come and the poke that brought it has ended.
+async fn wait_for(client: &mut Held, wanted: &str) -> Result<()> {
+    let mut found = false;
+    loop {
+        let text = tokio::time::timeout(SETTLE, client.connection.next_text()).await??;
+        if text.starts_with(r#"["error""#) {
+            bail!("the server answers {text}");
+        }
+        found |= text.contains(wanted);
+        if found && text.starts_with(r#"["pokeEnd""#) {
+            return Ok(());
+        }
+    }
 }
 
 /// Follows one client until it has seen the last commit to every row; returns a latency for each commit. A commit that a
