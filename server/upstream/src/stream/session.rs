@@ -26,6 +26,10 @@ use crate::sync::replica_error;
 /// that the replica has, and without that a database busy with unpublished tables keeps all its WAL.
 const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Log that nothing was published from, after which the version moves on at once. After a restart Postgres decodes
+/// again from where the slot stands, at some 100 MB/s, and delivers nothing meanwhile. One segment of log.
+const IDLE_COMMIT_BYTES: u64 = 16 << 20;
+
 /// Changes in one commit of the replica at most, unless one transaction has more: a few tens of
 /// milliseconds of work, so that clients do not wait for a backlog to end.
 const GROUP_CHANGES_MAX: usize = 2000;
@@ -266,7 +270,8 @@ impl<'a> Session<'a> {
     fn idle(&mut self, writer: &mut Writer, on_commit: &mut impl FnMut(Arc<Commit>), lsn: u64) -> Result<(), Error> {
         // The next commit record may start exactly at `lsn`, and its version must be a greater one.
         let position = lsn.saturating_sub(1);
-        if position <= self.position || self.idle_commit.elapsed() < IDLE_COMMIT_INTERVAL {
+        let bytes = position.saturating_sub(self.position);
+        if bytes == 0 || (bytes < IDLE_COMMIT_BYTES && self.idle_commit.elapsed() < IDLE_COMMIT_INTERVAL) {
             return Ok(());
         }
         self.idle_commit = Instant::now();
