@@ -35,6 +35,10 @@ const LOG_LINES_KEPT: usize = 40;
 /// What the server prints once it can be connected to (messages are forced to the C locale).
 const READY: &str = "database system is ready to accept connections";
 
+/// Files of the data folder that hold the server's [`Identity`].
+const CERTIFICATE: &str = "server.crt";
+const KEY: &str = "server.key";
+
 /// How a cluster is made and where it lives.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -45,6 +49,17 @@ pub struct Options {
     pub durable: bool,
     /// More settings, such as `("log_statement", "all")`; later ones win over this module's own.
     pub settings: Vec<(String, String)>,
+    /// Serves TLS beside plain connections.
+    pub tls: Option<Identity>,
+}
+
+/// What a server shows of itself in TLS, as PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its certificate.
+    pub certificate: String,
+    /// The private key.
+    pub key: String,
 }
 
 /// A running Postgres server. Dropping it stops the server.
@@ -131,6 +146,10 @@ impl Postgres {
                     "-D",
                 ]))
                 .arg(&data))?;
+        }
+        if let Some(identity) = &options.tls {
+            account.write(&data.join(CERTIFICATE), &identity.certificate)?;
+            account.write(&data.join(KEY), &identity.key)?;
         }
         let mut last = anyhow!("not tried");
         for _ in 0..START_TRIES {
@@ -303,6 +322,11 @@ fn settings(root: &Path, port: u16, options: &Options) -> Vec<OsString> {
     let mut socket = OsString::from("unix_socket_directories=");
     socket.push(root);
     settings.push(socket);
+    if options.tls.is_some() {
+        settings.extend(
+            ["ssl=on", &format!("ssl_cert_file={CERTIFICATE}"), &format!("ssl_key_file={KEY}")].map(OsString::from),
+        );
+    }
     settings.extend(options.settings.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))));
     settings
 }
@@ -364,11 +388,21 @@ impl Account {
 
     /// Gives the folder to the account, closed to everyone else.
     fn own(&self, folder: &Path) -> Result<()> {
+        self.give(folder, 0o700)
+    }
+
+    /// Writes a file that nobody but the account can read.
+    fn write(&self, file: &Path, text: &str) -> Result<()> {
+        fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+        self.give(file, 0o600)
+    }
+
+    fn give(&self, path: &Path, mode: u32) -> Result<()> {
         if let Account::Other { uid, gid } = self {
-            std::os::unix::fs::chown(folder, Some(*uid), Some(*gid))
-                .with_context(|| format!("give {} to the Postgres user", folder.display()))?;
+            std::os::unix::fs::chown(path, Some(*uid), Some(*gid))
+                .with_context(|| format!("give {} to the Postgres user", path.display()))?;
         }
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         Ok(())
     }
 }
@@ -410,7 +444,7 @@ mod tests {
     fn a_folder_is_kept_and_used_again() {
         let parent = tempfile::tempdir().unwrap();
         fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let options = Options { folder: Some(parent.path().join("cluster")), durable: true, settings: Vec::new() };
+        let options = Options { folder: Some(parent.path().join("cluster")), durable: true, ..Options::default() };
         let first = Postgres::start(options.clone()).unwrap();
         let pid = first.pid().unwrap();
         first.create_database("kept").unwrap();

@@ -15,7 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
 use crate::error::{Error, describe};
-use crate::tls;
+use crate::{tls, tls_relay};
 
 /// How a connection is protected, in libpq's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,33 +122,49 @@ impl Target {
         Ok(client)
     }
 
-    /// The same database for the replication connection, which has its own client.
-    pub(crate) fn replication_config(&self, purpose: &str) -> Result<pgwire_replication::ReplicationConfig, Error> {
+    /// The same database for one connection of the replication client.
+    ///
+    /// # Errors
+    /// Where that client cannot verify as `sslmode` wants, the connection is made here, with the errors of connecting.
+    pub(crate) async fn replication_config(
+        &self,
+        purpose: &str,
+    ) -> Result<pgwire_replication::ReplicationConfig, Error> {
         if self.mode != TlsMode::Disable {
             install_crypto();
         }
-        let host = match self.config.get_hosts().first() {
-            Some(Host::Tcp(host)) => host.clone(),
-            Some(Host::Unix(path)) => path.to_string_lossy().into_owned(),
-            None => "localhost".to_owned(),
+        let (mut host, root) = (self.host(), self.root_certificates.clone());
+        let tls = match self.mode {
+            TlsMode::Disable => StreamTls::disabled(),
+            TlsMode::Prefer => StreamTls { mode: StreamSslMode::Prefer, ..StreamTls::default() },
+            TlsMode::Require => StreamTls::require(),
+            TlsMode::VerifyCa => {
+                let config = tls::client_config(self.mode, root.as_deref())?;
+                let timeout = self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+                host = tls_relay::open(&host, self.port(), config, timeout).await?.to_string_lossy().into_owned();
+                StreamTls::disabled()
+            }
+            // Named once more, because the client refuses an address that is not given as the name to verify.
+            TlsMode::VerifyFull => StreamTls::verify_full(root).with_sni_hostname(host.clone()),
         };
         let password = String::from_utf8_lossy(self.config.get_password().unwrap_or_default()).into_owned();
         let mut config =
             pgwire_replication::ReplicationConfig::new(host, self.user(), password, self.database(), "", "")
                 .with_port(self.port())
                 .with_application_name(format!("zero-{purpose}"));
-        let root = self.root_certificates.clone();
-        config.tls = match self.mode {
-            TlsMode::Disable => StreamTls::disabled(),
-            TlsMode::Prefer => StreamTls { mode: StreamSslMode::Prefer, ..StreamTls::default() },
-            TlsMode::Require => StreamTls::require(),
-            TlsMode::VerifyCa => StreamTls::verify_ca(root),
-            TlsMode::VerifyFull => StreamTls::verify_full(root),
-        };
+        config.tls = tls;
         if let Some(options) = self.config.get_options() {
             config = config.with_options(options);
         }
         Ok(config)
+    }
+
+    fn host(&self) -> String {
+        match self.config.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            Some(Host::Unix(path)) => path.to_string_lossy().into_owned(),
+            None => "localhost".to_owned(),
+        }
     }
 
     fn user(&self) -> String {
@@ -171,12 +187,7 @@ impl Target {
 
     /// Host, port and database, without secrets.
     pub(crate) fn address(&self) -> String {
-        let host = match self.config.get_hosts().first() {
-            Some(Host::Tcp(host)) => host.clone(),
-            Some(Host::Unix(path)) => path.to_string_lossy().into_owned(),
-            None => "localhost".to_owned(),
-        };
-        format!("{host}:{}/{}", self.port(), self.database())
+        format!("{}:{}/{}", self.host(), self.port(), self.database())
     }
 
     fn connect_error(&self, error: tokio_postgres::Error) -> Error {
@@ -187,6 +198,12 @@ impl Target {
             .is_some_and(|code| code.code().starts_with("28") || code.code() == "3D000" || code.code() == "42501");
         if refused {
             return Error::Config(format!("{context}: {}", describe(&error)));
+        }
+        if tls_refused(&error) {
+            return Error::Config(format!(
+                "{context}: {}. The URL's sslmode and sslrootcert decide what is accepted",
+                describe(&error)
+            ));
         }
         Error::Postgres { context, source: error }
     }
@@ -231,6 +248,16 @@ const KNOWN_PARAMETERS: [&str; 14] = [
     "keepalives_retries",
     "target_session_attrs",
 ];
+
+/// Whether a connection failed because the two sides do not agree on TLS, which trying again does not change. A network
+/// that fails during the handshake is something else.
+fn tls_refused(error: &tokio_postgres::Error) -> bool {
+    // The driver keeps the kind of its errors to itself; the text is what it shows of it.
+    error.to_string().starts_with("error performing TLS handshake")
+        && std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<std::io::Error>())
+            .is_none_or(|source| source.kind() == std::io::ErrorKind::InvalidData)
+}
 
 fn tls_mode(value: &str, setting: &str) -> Result<TlsMode, Error> {
     Ok(match value {

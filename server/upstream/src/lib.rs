@@ -24,6 +24,7 @@ pub mod start;
 pub mod stream;
 mod sync;
 mod tls;
+mod tls_relay;
 mod validate;
 mod values;
 

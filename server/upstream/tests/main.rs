@@ -5,4 +5,5 @@ mod initial;
 mod resume;
 mod setup;
 mod streaming;
+mod tls;
 mod values;

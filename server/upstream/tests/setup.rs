@@ -83,7 +83,7 @@ async fn connections_that_fail_name_the_setting() {
         (format!("postgres://postgres@127.0.0.1:{port}/nowhere"), true, "nowhere"),
         (format!("postgres://nobody@127.0.0.1:{port}/postgres"), true, "nobody"),
         ("postgres://postgres@127.0.0.1:1/postgres".to_owned(), false, "127.0.0.1:1/postgres"),
-        (format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=require"), false, "TLS"),
+        (format!("postgres://postgres@127.0.0.1:{port}/postgres?sslmode=require"), true, "sslmode"),
         ("http://x".to_owned(), true, "postgres://"),
     ];
     for (url, is_config, part) in cases {

@@ -161,7 +161,7 @@ fn prepare(folder: &Path, step: &dyn Fn(String)) -> Result<(Postgres, String)> {
     let postgres = Postgres::start(postgres::Options {
         folder: Some(folder.join("postgres")),
         durable: true,
-        settings: Vec::new(),
+        ..postgres::Options::default()
     })?;
     let admin = postgres.url("postgres");
     let there = postgres.psql(&admin, &format!("SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"))?;

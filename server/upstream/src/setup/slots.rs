@@ -132,9 +132,10 @@ async fn try_create(target: &Target, client: &mut Client, names: &Names, failove
         .map_err(context())?;
     let taken: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let slot = names.free_slot(&taken);
-    let mut session = ReplicationClient::connect_gated(target.replication_config("initial-sync-replication-session")?)
-        .await
-        .map_err(|error| stream_error("open the replication session", &error))?;
+    let mut session =
+        ReplicationClient::connect_gated(target.replication_config("initial-sync-replication-session").await?)
+            .await
+            .map_err(|error| stream_error("open the replication session", &error))?;
     // The exported snapshot keeps a transaction open for as long as the copy takes.
     let statement = format!(
         "SET lock_timeout = {SLOT_LOCK_TIMEOUT_MS}; SET statement_timeout = 0; \

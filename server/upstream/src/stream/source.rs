@@ -133,7 +133,7 @@ impl PostgresSource {
         start: u64,
     ) -> Result<PostgresSource, Error> {
         let context = "open the replication stream";
-        let mut config = target.replication_config("replicator")?;
+        let mut config = target.replication_config("replicator").await?;
         config.slot = ident(slot);
         // In quotes: the server folds bare names to lower case.
         config.publication = Publication::from(publications.iter().map(|name| ident(name)).collect::<Vec<_>>());
