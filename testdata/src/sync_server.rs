@@ -50,6 +50,20 @@ impl SyncServer {
     /// # Errors
     /// When it does not become ready; the message has the end of its log.
     pub fn start(program: Program, database: &str, query_url: &str, folder: &Path) -> Result<SyncServer> {
+        Self::start_with(program, database, query_url, folder, &[])
+    }
+
+    /// The same, with settings that go before those made here.
+    ///
+    /// # Errors
+    /// As [`SyncServer::start`].
+    pub fn start_with(
+        program: Program,
+        database: &str,
+        query_url: &str,
+        folder: &Path,
+        settings: &[(&'static str, &str)],
+    ) -> Result<SyncServer> {
         std::fs::create_dir_all(folder)?;
         // zero-cache takes the two ports after its own as well.
         let port = free_port(2)?;
@@ -57,7 +71,7 @@ impl SyncServer {
             Program::ZeroCache => "reference",
             Program::Zql(_) => "zql",
         };
-        let environment = vec![
+        let mut environment = vec![
             ("ZERO_UPSTREAM_DB", database.to_owned()),
             ("ZERO_REPLICA_FILE", folder.join("replica.db").display().to_string()),
             ("ZERO_PORT", port.to_string()),
@@ -68,6 +82,7 @@ impl SyncServer {
             ("ZERO_ENABLE_TELEMETRY", "false".to_owned()),
             ("DO_NOT_TRACK", "1".to_owned()),
         ];
+        environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let mut server = SyncServer { program, port, environment, log: folder.join("log"), process: None };
         server.restart()?;
         Ok(server)
@@ -107,6 +122,14 @@ impl SyncServer {
     /// When it was not running.
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().context("the server is not running")?.kill()
+    }
+
+    /// Stops the server in order, as a deployment does, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it was not running.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process.take().map(drop).context("the server is not running")
     }
 
     /// `http://127.0.0.1:port`

@@ -15,6 +15,7 @@
 //! is pinned. The writer looks for such a moment once the log is long, and makes one, by holding new
 //! pins back and giving up old ones, once it is too long.
 
+mod adopt;
 mod catalogue;
 mod changelog;
 mod codec;
@@ -133,9 +134,10 @@ impl Replica {
         if !path.try_exists()? || std::fs::metadata(path)?.len() == 0 {
             return Ok(None);
         }
+        adopt::adopt(path)?;
         let connection = open_connection(path)?;
         let state = match catalogue::read_state(&connection) {
-            // Also what SQLite says about the reference server's own journal mode.
+            // Also what SQLite says about a reference server's file with its logs beside it.
             Err(error) if error.is_corruption() => {
                 tracing::warn!(path = %path.display(), %error, "not a replica that can be opened");
                 return Ok(None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cvr::flush::{Flush, RowWrite};
-use cvr::record::Body;
+use cvr::record::{Body, ROW_SET_SIGNATURE};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
@@ -260,6 +260,7 @@ struct Config<'a> {
     hash_version: Vec<Option<String>>,
     internal: Vec<Option<bool>>,
     query_deleted: Vec<bool>,
+    signature: Vec<Option<&'a str>>,
     desire_group: Vec<i32>,
     desire_client: Vec<&'a str>,
     desire_query: Vec<&'a str>,
@@ -302,6 +303,7 @@ impl<'a> Config<'a> {
                 config.hash_version.push(query.transformation_version.as_ref().map(ToString::to_string));
                 config.internal.push(query.body.is_internal().then_some(true));
                 config.query_deleted.push(write.deleted);
+                config.signature.push(query.counted_here.then_some(ROW_SET_SIGNATURE));
             }
             for write in &flush.desires {
                 config.desire_group.push(group);
@@ -336,6 +338,7 @@ impl<'a> Config<'a> {
             &self.hash_version,
             &self.internal,
             &self.query_deleted,
+            &self.signature,
             &self.desire_group,
             &self.desire_client,
             &self.desire_query,

@@ -83,7 +83,7 @@ pub(crate) fn flush(schema: &str, kind: Kind) -> String {
 }
 
 /// `ttl` and `inactivatedAt` are for older servers; they are written as the reference writes them, which divides the
-/// milliseconds of the latter twice. A signature of rows is not kept: a query is always compared row by row.
+/// milliseconds of the latter twice.
 fn config_sql(schema: &str) -> String {
     format!(
         r#", client_inserts AS (
@@ -96,22 +96,22 @@ fn config_sql(schema: &str) -> String {
 ), query_writes AS (
     INSERT INTO {schema}."queries" ("clientGroupID", "queryHash", "clientAST", "queryName", "queryArgs",
         "patchVersion", "transformationHash", "transformationVersion", "internal", "deleted", "rowSetSignature")
-    SELECT ids[g], query, ast::jsonb, name, args::json, patch_version, hash, hash_version, internal, deleted, NULL
+    SELECT ids[g], query, ast::jsonb, name, args::json, patch_version, hash, hash_version, internal, deleted, signature
     FROM ids, unnest($24::int4[], $25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[],
-        $31::text[], $32::bool[], $33::bool[])
-        AS q (g, query, ast, name, args, patch_version, hash, hash_version, internal, deleted)
+        $31::text[], $32::bool[], $33::bool[], $34::text[])
+        AS q (g, query, ast, name, args, patch_version, hash, hash_version, internal, deleted, signature)
     WHERE ids[g] IS NOT NULL
     ON CONFLICT ("clientGroupID", "queryHash") DO UPDATE SET "clientAST" = excluded."clientAST",
         "queryName" = excluded."queryName", "queryArgs" = excluded."queryArgs",
         "patchVersion" = excluded."patchVersion", "transformationHash" = excluded."transformationHash",
         "transformationVersion" = excluded."transformationVersion", "internal" = excluded."internal",
-        "deleted" = excluded."deleted", "rowSetSignature" = NULL
+        "deleted" = excluded."deleted", "rowSetSignature" = excluded."rowSetSignature"
 ), desire_writes AS (
     INSERT INTO {schema}."desires" ("clientGroupID", "clientID", "queryHash", "patchVersion", "deleted", "ttl",
         "ttlMs", "inactivatedAt", "inactivatedAtMs")
     SELECT ids[g], client, query, patch_version, deleted, make_interval(secs => ttl / 1000), ttl,
         to_timestamp(inactivated_at / 1000000), inactivated_at
-    FROM ids, unnest($34::int4[], $35::text[], $36::text[], $37::text[], $38::bool[], $39::float8[], $40::float8[])
+    FROM ids, unnest($35::int4[], $36::text[], $37::text[], $38::text[], $39::bool[], $40::float8[], $41::float8[])
         AS d (g, client, query, patch_version, deleted, ttl, inactivated_at)
     WHERE ids[g] IS NOT NULL
     ON CONFLICT ("clientGroupID", "clientID", "queryHash") DO UPDATE SET "patchVersion" = excluded."patchVersion",

@@ -16,6 +16,16 @@ pub const LMIDS: &str = "lmids";
 /// The internal query that tells clients the results of their mutations.
 pub const MUTATION_RESULTS: &str = "mutationResults";
 
+/// What is stored as the signature of the rows of every query that this server executed.
+///
+/// A zero-cache keeps a 64-bit signature of a query's rows. When it loads a record at its own state it runs queries whose
+/// hash is unchanged without comparing their rows with the record, unless the signature differs from what it finds. It
+/// counts how often a row occurs under its parents, though, where this server counts nodes of the query: trusting such
+/// counts, it would take rows from clients too early. A number that 64 bits cannot hold makes it execute each query once,
+/// which counts anew and sends only what changed. This server compares row by row whenever it loads a record and
+/// needs no signature.
+pub const ROW_SET_SIGNATURE: &str = "10000000000000000";
+
 /// A client group's record. Copies are cheap: maps are shared until one of them is changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cvr {
@@ -52,6 +62,8 @@ pub struct Query {
     pub transformation_hash: Option<Arc<str>>,
     /// When that hash came into effect.
     pub transformation_version: Option<Arc<CvrVersion>>,
+    /// Whether the stored counts of its rows are known to be this server's: see [`ROW_SET_SIGNATURE`].
+    pub counted_here: bool,
     /// The desires, ended ones until they expire, by client. Clients may be gone.
     pub clients: BTreeMap<Arc<str>, Desire>,
 }
@@ -98,6 +110,7 @@ impl Query {
             patch_version: None,
             transformation_hash: None,
             transformation_version: None,
+            counted_here: false,
             clients: BTreeMap::new(),
         }
     }

@@ -123,12 +123,15 @@ impl<T> QueryUpdate<T> {
         for (id, hash) in executed {
             let Some(query) = self.draft.cvr.queries.get(id) else { continue };
             self.tracked.insert(Arc::clone(id));
-            if query.transformation_hash.as_ref() == Some(hash) {
+            if query.transformation_hash.as_ref() == Some(hash) && query.counted_here {
                 continue;
             }
             if let Some(query) = self.draft.query_mut(id) {
-                query.transformation_hash = Some(Arc::clone(hash));
-                query.transformation_version = Some(Arc::clone(&version));
+                query.counted_here = true;
+                if query.transformation_hash.as_ref() != Some(hash) {
+                    query.transformation_hash = Some(Arc::clone(hash));
+                    query.transformation_version = Some(Arc::clone(&version));
+                }
                 if !query.body.is_internal() && query.patch_version.is_none() {
                     query.patch_version = Some(Arc::clone(&version));
                     patches.push(patch(id, true));

@@ -1,8 +1,10 @@
 //! Tests of the whole binary, from outside: real Postgres, real clients.
 
+mod client;
 mod demo;
 mod node;
 mod protocol;
+mod takeover;
 mod watch;
 mod worlds;
 

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::names::{Names, check_publications};
 use crate::setup::checks::check_server;
 use crate::setup::shard::{self, Shard};
-use crate::setup::{publications, slots};
+use crate::setup::{change_log, publications, slots};
 use crate::stream::Upstream;
 use crate::sync::{OnProgress, Synced, initial_sync, replica_error};
 
@@ -129,7 +129,8 @@ async fn resume(
         return reset(format!("replication slot {slot} has been invalidated (max_slot_wal_keep_size)"));
     }
     let position = crate::stream::position_after(&state.state_version);
-    if position.is_none() || slot_state.confirmed_flush > position {
+    let moved_on = position.is_none() || slot_state.confirmed_flush > position;
+    if moved_on && !(position.is_some() && change_log::ends_at(client, names, state).await?) {
         return reset(format!(
             "the replica is at {} but its slot {slot} has moved on: changes between are gone",
             state.state_version

@@ -17,7 +17,8 @@ const DDL_LOCK: i64 = 0x3c6b_8468_f1ba_c0b0;
 const TAGS: [&str; 7] =
     ["CREATE TABLE", "ALTER TABLE", "CREATE INDEX", "DROP TABLE", "DROP INDEX", "ALTER PUBLICATION", "ALTER SCHEMA"];
 
-/// The SQL that creates or replaces the functions.
+/// The SQL that creates or replaces the functions. Arguments and results are those of zero-cache's functions of the same
+/// names, because Postgres replaces a function only by one that looks the same: so either server can take the other's place.
 pub(crate) fn functions(names: &Names) -> String {
     let shard = ident(&names.shard);
     let schema = schema_sql(&format!("(SELECT publications FROM {shard}.\"shardConfig\")"));
@@ -25,18 +26,23 @@ pub(crate) fn functions(names: &Names) -> String {
     let settings = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp";
     format!(
         r#"
-CREATE OR REPLACE FUNCTION {shard}.get_trigger_context() RETURNS json LANGUAGE sql AS $zql$
-  SELECT json_build_object('query', coalesce(current_query(), '(not available)'))
-$zql$;
-
-CREATE OR REPLACE FUNCTION {shard}.notice_ignore(event_type text, tag text, target record) RETURNS void
-LANGUAGE plpgsql AS $zql$
+CREATE OR REPLACE FUNCTION {shard}.get_trigger_context() RETURNS record LANGUAGE plpgsql AS $zql$
+DECLARE
+  context record;
 BEGIN
-  RAISE NOTICE 'zero: % does not change what is published (% %)', event_type, tag, target;
+  SELECT coalesce(current_query(), '(not available)') AS "query" INTO context;
+  RETURN context;
 END
 $zql$;
 
-CREATE OR REPLACE FUNCTION {shard}.schema_specs() RETURNS text LANGUAGE plpgsql {settings} AS $zql$
+CREATE OR REPLACE FUNCTION {shard}.notice_ignore(reason text, tag text, target record) RETURNS void
+LANGUAGE plpgsql AS $zql$
+BEGIN
+  RAISE NOTICE 'zero: % does not change what is published (% %)', reason, tag, target;
+END
+$zql$;
+
+CREATE OR REPLACE FUNCTION {shard}.schema_specs() RETURNS json LANGUAGE plpgsql {settings} AS $zql$
 BEGIN
   RETURN ({schema});
 END
@@ -46,7 +52,7 @@ CREATE OR REPLACE FUNCTION {shard}.update_schemas(event_type text, tag text, tar
 LANGUAGE plpgsql {settings} AS $zql$
 DECLARE
   before json;
-  after text := {shard}.schema_specs();
+  after text := {shard}.schema_specs()::text;
   message jsonb;
 BEGIN
   SELECT current INTO before FROM {shard}."publishedSchema";
