@@ -258,6 +258,41 @@ const scenarios = {
     await proxy.close();
   },
 
+  async 'the inspector shows the queries of a client'() {
+    const zero = client();
+    const args = {id: 'i13'};
+    const page = new Follower(zero, queries.issues.page(args));
+    await shows(page, await expectedPage('i13'), 'before');
+    const {inspector} = zero;
+    assert.equal(await inspector.authenticate('wrong'), false);
+    assert.equal(await inspector.authenticate('test'), true);
+    assert.match(await inspector.serverVersion(), /^\d+\.\d+\.\d+$/);
+    await sql`UPDATE issue SET title = 'inspected' WHERE id = 'i13'`;
+    await shows(page, await expectedPage('i13'), 'an update to be timed');
+    const [query, ...others] = await inspector.client.queries();
+    assert.deepEqual(others, []);
+    const {name, got, deleted, inactivatedAt, serverZQL} = query;
+    assert.deepEqual(
+      {name, args: query.args, got, deleted, inactivatedAt},
+      {name: 'issues.page', args: [args], got: true, deleted: false, inactivatedAt: null},
+    );
+    assert.match(serverZQL, /^issue/);
+    // The issue, what hangs on it, and each user once.
+    const [{rows}] = await sql`
+      WITH newest AS (SELECT * FROM comment WHERE issue_id = 'i13' ORDER BY created DESC, id LIMIT 3),
+           users AS (SELECT creator_id FROM newest UNION SELECT creator_id FROM issue WHERE id = 'i13'
+                     UNION SELECT assignee_id FROM issue WHERE id = 'i13' AND assignee_id IS NOT NULL)
+      SELECT (1 + (SELECT count(*) FROM newest) + (SELECT count(*) FROM users)
+                + 2 * (SELECT count(*) FROM issue_label WHERE issue_id = 'i13'))::int AS rows`;
+    assert.equal(query.rowCount, rows);
+    assert(query.metrics['query-update-server'].count() >= 1);
+    const hydration = query.hydrateServer ?? query.metrics['query-materialization-server'].quantile(0.5);
+    assert(hydration > 0 && hydration < 60_000, `hydration took ${hydration} ms`);
+    const all = await inspector.metrics();
+    assert(all['query-materialization-server'].count() >= 1 && all['query-update-server'].count() >= 1);
+    await zero.close();
+  },
+
   async 'a client outlives a server killed without warning'() {
     const proxy = await Proxy.start(SERVER_URL);
     const zero = client({url: proxy.url});

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cvr_store::purge::PurgeOptions;
 use zql_spec::protocol::connect::number;
 
-use crate::options::{Kind, OPTIONS, Settings, Status};
+use crate::options::{Kind, NODE_ENV, OPTIONS, Settings, Status};
 
 /// A value that cannot be used. The text names the setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +95,10 @@ pub struct Config {
     pub slot_failover: bool,
     /// `ZERO_UPSTREAM_PG_STREAM_INBOUND_TIMEOUT_MS`
     pub inbound_timeout: Option<Duration>,
+    /// `ZERO_ADMIN_PASSWORD`
+    pub admin_password: Option<String>,
+    /// Whether `NODE_ENV` says `development`.
+    pub development: bool,
     /// `ZERO_SERVER_VERSION`
     pub server_version: String,
     /// Options that are set and have no effect yet.
@@ -175,6 +179,8 @@ impl Config {
                 .and_then(number)
                 .filter(|ms| (0.0..1e15).contains(ms))
                 .map(|ms| Duration::from_millis(ms as u64)),
+            admin_password: text("ZERO_ADMIN_PASSWORD"),
+            development: settings.text(NODE_ENV) == Some("development"),
             server_version: text("ZERO_SERVER_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             without_effect,
         })
@@ -317,6 +323,7 @@ mod tests {
             ("ZERO_MUTATE_API_KEY", "k"),
             ("ZERO_PUSH_FORWARD_COOKIES", "1"),
             ("ZERO_ADMIN_PASSWORD", "p"),
+            ("ZERO_LITESTREAM_PORT", "1"),
             ("ZERO_APP_ID", ""),
         ]);
         let config = Config::new(&settings).expect("all values are good");
@@ -326,7 +333,8 @@ mod tests {
         assert_eq!(config.mutate.urls, ["http://b/m"]);
         assert_eq!(config.mutate.api_key.as_deref(), Some("k"));
         assert!(config.mutate.forward_cookies);
-        assert_eq!(config.without_effect, ["ZERO_ADMIN_PASSWORD"]);
+        assert_eq!(config.admin_password.as_deref(), Some("p"));
+        assert_eq!(config.without_effect, ["ZERO_LITESTREAM_PORT"]);
     }
 
     #[test]

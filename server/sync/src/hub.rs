@@ -22,6 +22,7 @@ use zql_spec::protocol::upstream::InitConnection;
 use crate::api::{Caller, QueryApi};
 use crate::config::{ApiConfig, Config};
 use crate::group::{Group, GroupEvent};
+use crate::inspect::Access;
 use crate::outbox::Outbox;
 use crate::push::Pushes;
 use crate::row_text::RowTexts;
@@ -39,6 +40,8 @@ pub(crate) struct Services {
     pub(crate) store: cvr_store::Store,
     pub(crate) api: Option<QueryApi>,
     pub(crate) texts: RowTexts,
+    /// The inspector's door.
+    pub(crate) access: Access,
 }
 
 /// What is known of a group outside its task.
@@ -75,6 +78,8 @@ pub(crate) struct Connection {
     pub(crate) client_id: Arc<str>,
     pub(crate) group_id: Arc<str>,
     pub(crate) ws_id: String,
+    /// The protocol version that it speaks.
+    pub(crate) version: f64,
     pub(crate) base_cookie: Option<String>,
     pub(crate) profile_id: Option<String>,
     pub(crate) user_id: Option<String>,
@@ -101,6 +106,7 @@ impl Connection {
             client_id: params.client_id.into(),
             group_id: params.client_group_id.into(),
             ws_id: params.ws_id,
+            version: params.version,
             base_cookie: params.base_cookie,
             profile_id: params.profile_id,
             user_id: params.user_id,
@@ -124,8 +130,10 @@ impl Hub {
         let api = QueryApi::new(&config);
         let pushes = Pushes::new(&config);
         let texts = RowTexts::default();
+        let access = Access::new(&config);
         let replica_version = replica.state().replica_version;
-        let services = Services { config: Arc::clone(&config), replica, replica_version, views, store, api, texts };
+        let services =
+            Services { config: Arc::clone(&config), replica, replica_version, views, store, api, texts, access };
         Arc::new(Hub {
             config,
             services: Arc::new(services),

@@ -20,6 +20,7 @@ pub mod row_text;
 
 mod api;
 mod group;
+mod inspect;
 mod outbox;
 mod permissions;
 mod push;

@@ -150,7 +150,7 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     moot("num-sync-workers", Number),
     served("auto-reset", Bool, "Copy everything again when the replica cannot be continued"),
     not_yet("replication-lag-report-interval-ms", Number),
-    not_yet("admin-password", Text),
+    served("admin-password", Text, "Opens the inspector; without one it stays closed"),
     not_yet("websocket-compression", Bool),
     not_yet("websocket-compression-options", Text),
     served("websocket-max-payload-bytes", Number, "Largest message accepted from a client"),
@@ -199,6 +199,9 @@ impl OptionSpec {
     }
 }
 
+/// Says `development` where the inspector needs no password; not an option, but deployments set it.
+pub(crate) const NODE_ENV: &str = "NODE_ENV";
+
 /// Option values as texts: what was set, by environment variable name.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -228,7 +231,7 @@ impl Settings {
 
     /// Sets one value as the environment would. An empty value counts as unset.
     pub fn set(&mut self, name: &str, value: &str) {
-        if name.starts_with("ZERO_") && !value.is_empty() {
+        if (name.starts_with("ZERO_") || name == NODE_ENV) && !value.is_empty() {
             let is_list = OPTIONS.iter().any(|option| option.kind == List && option.env() == name);
             let values = match is_list {
                 true => value.split(',').map(|item| item.trim().to_owned()).collect(),

@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite;
@@ -263,11 +262,7 @@ impl Reader {
                     self.hub.pushes.acknowledged(source, &client_id, id);
                 }
             }
-            Upstream::Inspect(inspect) => {
-                // Every operation of the inspector needs an administrator, and none can authenticate yet.
-                let body = json!({ "op": "authenticated", "id": inspect.id, "value": false });
-                self.outbox.send(vec![json!(["inspect", body]).to_string()]);
-            }
+            Upstream::Inspect(inspect) => self.tell_group(|id| GroupEvent::Inspect(id, Box::new(inspect))).await,
             // Ignored by the reference as well.
             Upstream::Pull | Upstream::CloseConnection => {}
         }

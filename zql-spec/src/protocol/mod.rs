@@ -12,6 +12,7 @@
 pub mod connect;
 pub mod downstream;
 pub mod error;
+pub mod inspect;
 pub mod sec_protocol;
 pub mod upstream;
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::inspect::Inspect;
 use super::limits;
 
 /// A message from a client.
@@ -262,15 +263,6 @@ pub enum MutationType {
     Custom,
 }
 
-/// A request of the inspector.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Inspect {
-    /// What is asked.
-    pub op: String,
-    /// Repeated in the answer.
-    pub id: String,
-}
-
 /// A message that is not one of the protocol's. The text is for `InvalidMessage`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -315,13 +307,7 @@ impl Upstream {
                 let Body { id, client_id } = decode(body)?;
                 Upstream::AckMutationResponses { id, client_id }
             }
-            "inspect" => {
-                let inspect: Inspect = decode(body)?;
-                if !["queries", "metrics", "version", "authenticate", "analyze-query"].contains(&inspect.op.as_str()) {
-                    return Err(union());
-                }
-                Upstream::Inspect(inspect)
-            }
+            "inspect" => Upstream::Inspect(decode(body)?),
             "ping" if body.starts_with('{') => Upstream::Ping,
             "pull" if body.starts_with('{') => Upstream::Pull,
             "closeConnection" if body.starts_with('[') => Upstream::CloseConnection,
@@ -381,6 +367,9 @@ mod tests {
             r#"["deleteClients",{"clientIDs":["a"]}]"#,
             r#"["updateAuth",{"auth":"t"}]"#,
             r#"["ping",{}]"#,
+            r#"["inspect",{"op":"queries","id":"1","clientID":"c"}]"#,
+            r#"["inspect",{"op":"authenticate","id":"1","value":"p\"w"}]"#,
+            r#"["inspect",{"op":"analyze-query","id":"1","name":"n","args":[1],"options":{"vendedRows":false,"syncedRows":true,"joinPlans":true}}]"#,
         ] {
             assert_eq!(Upstream::parse(text).expect(text).to_json(), text);
         }

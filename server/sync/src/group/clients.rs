@@ -183,6 +183,7 @@ impl Group {
                 self.change_and_sync(id, change, Mode::Missing).await
             }
             GroupEvent::UpdateAuth(id, token) => self.update_auth(id, token).await,
+            GroupEvent::Inspect(id, request) => self.inspect(id, *request),
             GroupEvent::Join(..) | GroupEvent::Room(_) | GroupEvent::Left(_) | GroupEvent::Stop => Ok(()),
         }
     }

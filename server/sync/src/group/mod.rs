@@ -21,14 +21,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::inspect::Inspect;
 use zql_spec::protocol::upstream::{ChangeDesiredQueries, DeleteClients, InitConnection};
 
 mod clients;
+mod inspection;
 mod pokes;
 mod queries;
 mod tables;
 
 use crate::hub::{Connection, GroupShared, Services};
+use crate::inspect::GroupTimes;
 use clients::Client;
 use queries::{Batch, Cached, Running, Transformed};
 use tables::Tables;
@@ -53,6 +56,8 @@ pub(crate) enum GroupEvent {
     DeleteClients(u64, DeleteClients),
     /// A new token.
     UpdateAuth(u64, String),
+    /// A request of the inspector.
+    Inspect(u64, Box<Inspect>),
     /// A connection that was too slow has room again.
     Room(u64),
     /// A connection ended.
@@ -123,6 +128,8 @@ pub(crate) struct Group {
     synced: bool,
     /// Transformed queries of the last seconds.
     cached: FxHashMap<QueryId, Cached>,
+    /// For the inspector.
+    times: GroupTimes,
     /// The newest version heard of.
     head: Arc<str>,
     evict_at: Option<Instant>,
@@ -151,6 +158,7 @@ impl Group {
             next_batch: 0,
             synced: false,
             cached: FxHashMap::default(),
+            times: GroupTimes::default(),
             head: "00".into(),
             evict_at: None,
             idle_at: None,
@@ -222,7 +230,10 @@ impl Group {
     async fn on_event(&mut self, event: GroupEvent) -> Result<(), Fault> {
         match event {
             GroupEvent::Join(connection, init) => self.join(connection, init).await,
-            GroupEvent::ChangeQueries(id, _) | GroupEvent::DeleteClients(id, _) | GroupEvent::UpdateAuth(id, _) => {
+            GroupEvent::ChangeQueries(id, _)
+            | GroupEvent::DeleteClients(id, _)
+            | GroupEvent::UpdateAuth(id, _)
+            | GroupEvent::Inspect(id, _) => {
                 // A connection that was replaced has no say any more.
                 let Some(client) = self.client(id) else { return Ok(()) };
                 if client.is_joining() {

@@ -27,6 +27,7 @@ use zql_spec::static_params::StaticParams;
 use super::tables::Tables;
 use super::{BEHIND_RETRY, Called, Fault, Group, now_ms};
 use crate::api::{Answer, Caller, NamedQuery, QueryResult};
+use crate::inspect::QueryTimes;
 use crate::permissions::Permissions;
 use crate::replica;
 
@@ -47,7 +48,9 @@ pub(super) enum Mode {
 pub(super) struct Running {
     /// Identifies what was subscribed.
     pub(super) hash: Arc<str>,
-    ast: Arc<Ast>,
+    pub(super) ast: Arc<Ast>,
+    /// For the inspector.
+    pub(super) times: QueryTimes,
     /// Whether its answer reached the record; before that its changes wait in a batch.
     pub(super) live: bool,
 }
@@ -293,7 +296,7 @@ impl Group {
         let query = Query::resolve(&ast, &tables.schema).map_err(|error| error.to_string())?;
         self.stop(query_id);
         self.mailbox.subscribe(Arc::clone(query_id), Arc::new(query));
-        self.running.insert(Arc::clone(query_id), Running { hash, ast, live: false });
+        self.running.insert(Arc::clone(query_id), Running { hash, ast, times: QueryTimes::start(), live: false });
         batch.hydrating.insert(Arc::clone(query_id));
         Ok(())
     }
@@ -342,6 +345,9 @@ impl Group {
         match event {
             Event::Hydrated { query_id, version, rows } => {
                 self.heard(&version);
+                if let Some(running) = self.running.get_mut(&query_id) {
+                    running.times.answered(&mut self.times);
+                }
                 if let Some(batch) = self.hydrating_in(&query_id) {
                     batch.answers.push((query_id, Answered { rows, since: None }));
                 }
@@ -365,7 +371,14 @@ impl Group {
                         None => {}
                     }
                 }
-                self.advance(version, &live).await
+                let arrived = std::time::Instant::now();
+                self.advance(version, &live).await?;
+                for (query_id, _) in &live {
+                    if let Some(running) = self.running.get_mut(query_id) {
+                        running.times.updated(arrived, &mut self.times);
+                    }
+                }
+                Ok(())
             }
             Event::SchemaChanged { version, .. } => {
                 self.heard(&version);

@@ -4,6 +4,7 @@
 mod flow;
 mod handshake;
 mod harness;
+mod inspector;
 mod mutate_api;
 mod mutations;
 mod plain;

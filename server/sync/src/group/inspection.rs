@@ -1,0 +1,51 @@
+//! What a group tells an inspector.
+
+use zql_spec::protocol::inspect::{Inspect, InspectOp, answer};
+
+use super::{Fault, Group, now_ms};
+use crate::inspect::{self, RunningQuery};
+
+impl Group {
+    /// Answers a request of the inspector. Nothing that is wrong with one ends the connection.
+    pub(super) fn inspect(&mut self, id: u64, request: Inspect) -> Result<(), Fault> {
+        let Some(client) = self.client(id) else { return Ok(()) };
+        let (outbox, version) = (client.connection.outbox.clone(), client.connection.version);
+        let Inspect { id: request_id, op } = request;
+        let reply = |op: &str, value: &str| outbox.send(vec![answer(op, &request_id, value)]);
+        let access = &self.services.access;
+        if let InspectOp::Authenticate { password } = &op {
+            let right = access.authenticate(&self.id, password);
+            if !right {
+                tracing::warn!(group = &*self.id, "the inspector was refused: wrong password");
+            }
+            reply("authenticated", if right { "true" } else { "false" });
+            return Ok(());
+        }
+        if !access.allows(&self.id) {
+            reply("authenticated", "false");
+            return Ok(());
+        }
+        match op {
+            InspectOp::Authenticate { .. } => {}
+            InspectOp::Version => {
+                reply("version", &serde_json::Value::from(self.services.config.server_version.as_str()).to_string());
+            }
+            InspectOp::Metrics => reply("metrics", &inspect::metrics(&mut self.times)),
+            InspectOp::Queries { client_id } => {
+                let clock = self.clock.read(now_ms());
+                let Some(record) = &self.record else { return Ok(()) };
+                let running = self.running.iter_mut();
+                let mut running = running
+                    .map(|(query, running)| (&**query, RunningQuery { ast: &running.ast, times: &mut running.times }))
+                    .collect();
+                let client = client_id.as_deref();
+                let value = inspect::queries(&record.cvr, &record.rows, client, clock, version, &mut running);
+                reply("queries", &value);
+            }
+            InspectOp::AnalyzeQuery(_) => {
+                reply("error", r#""analyze-query is not served yet""#);
+            }
+        }
+        Ok(())
+    }
+}
