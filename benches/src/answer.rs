@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use engine::graph::{Graph, hydrated_rows};
+use engine::commit::{Key, StoredRow};
+use engine::graph::{Graph, GraphBuilder};
 use engine::hydration::Hydrate;
-use engine::query::Query;
+use engine::query::{NodeId, Query};
 use engine::replica::Snapshot;
 use planner::Planner;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sync::row_text::TableText;
 
 use crate::hand::Sink;
@@ -27,23 +28,47 @@ pub(crate) fn texts(snapshot: &Snapshot) -> FxHashMap<Arc<str>, TableText> {
     tables.map(|table| (Arc::clone(&table.name), TableText::new(table))).collect()
 }
 
+/// Tells each row once, though several nodes may give it.
+struct Once<'q> {
+    query: &'q Query,
+    /// By node: whether another synced node reads the same table.
+    shared: Vec<bool>,
+    told: FxHashSet<(usize, Key)>,
+}
+
+impl<'q> Once<'q> {
+    fn new(query: &'q Query) -> Self {
+        let readers = |table: &str| query.nodes.iter().filter(|node| node.synced && *node.table.name == *table).count();
+        let shared = query.nodes.iter().map(|node| readers(&node.table.name) > 1).collect();
+        Once { query, shared, told: FxHashSet::default() }
+    }
+
+    fn first(&mut self, node: NodeId, row: &StoredRow) -> bool {
+        let table = &self.query.nodes[node].table;
+        !self.shared[node] || self.told.insert((Arc::as_ptr(table) as usize, row.key(&table.primary_key)))
+    }
+}
+
 impl Answering<'_> {
     /// Answers a query: chooses plans, runs them, and writes each row once.
     pub(crate) fn write(&self, query: &Arc<Query>, sink: &mut Sink) -> Result<()> {
-        let hydration = self.planner.hydrate(query, self.snapshot)?;
-        for row in hydrated_rows(query, &hydration) {
-            sink.row(|out| self.texts[&row.table].write_put(&row.row, out));
-        }
-        Ok(())
+        let mut once = Once::new(query);
+        Ok(self.planner.stream(query, self.snapshot, &mut |node, row| {
+            if once.first(node, &row) {
+                sink.row(|out| self.texts[&query.nodes[node].table.name].write_put(&row, out));
+            }
+        })?)
     }
 
     /// The same, and makes the state that keeps the answer current.
     pub(crate) fn write_with_state(&self, query: &Arc<Query>, sink: &mut Sink) -> Result<Graph> {
-        let hydration = self.planner.hydrate(query, self.snapshot)?;
-        let graph = Graph::new(Arc::clone(query), &hydration);
-        for row in hydrated_rows(query, &hydration) {
-            sink.row(|out| self.texts[&row.table].write_put(&row.row, out));
-        }
-        Ok(graph)
+        let mut once = Once::new(query);
+        let mut graph = GraphBuilder::new(Arc::clone(query));
+        self.planner.stream(query, self.snapshot, &mut |node, row| {
+            if graph.row(node, &row) && once.first(node, &row) {
+                sink.row(|out| self.texts[&query.nodes[node].table.name].write_put(&row, out));
+            }
+        })?;
+        Ok(graph.finish(Arc::clone(&self.snapshot.version)))
     }
 }

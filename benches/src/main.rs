@@ -8,6 +8,7 @@ mod answer;
 mod chart;
 mod hand;
 mod hydration;
+mod maintenance;
 mod measure;
 mod memory;
 mod planning;
@@ -32,6 +33,7 @@ enum Part {
     Planning,
     Hydration,
     Memory,
+    Maintenance,
 }
 
 /// Measures hydration and maintenance.
@@ -78,6 +80,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Memory) {
         memory::run(arguments.issues.iter().copied().max().unwrap_or(1), &mut report)?;
+    }
+    if wanted(Part::Maintenance) {
+        maintenance::run(&mut report)?;
     }
     let folder = arguments.output.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"));
     report.write(&folder, &arguments.name, &machine)?;

@@ -2,12 +2,12 @@
 //!
 //! The planner implements [`Hydrate`]; the engine only knows the shape of the answer. A hydration holds,
 //! per node of the query, the distinct rows that are in at one version: enough to build a graph's state
-//! and to send the rows, and nothing that depends on how it was computed.
+//! and to send the rows, and nothing that depends on how it was computed. Large ones are taken row by row.
 
 use std::sync::Arc;
 
 use crate::commit::{StoredRow, Version};
-use crate::query::Query;
+use crate::query::{NodeId, Query};
 
 /// The rows of every node of a query at one version.
 #[derive(Clone, Debug)]
@@ -44,4 +44,16 @@ pub enum HydrateError {
 pub trait Hydrate<S: ?Sized>: Send + Sync {
     /// Answers a query at the pinned version. Blocking; called from worker threads, concurrently.
     fn hydrate(&self, query: &Arc<Query>, snapshot: &Arc<S>) -> Result<Hydration, HydrateError>;
+
+    /// The same, row by row as they are found: the distinct rows of each synced node, after all those of its parent.
+    fn stream(&self, query: &Arc<Query>, snapshot: &Arc<S>, found: &mut Found<'_>) -> Result<(), HydrateError> {
+        let hydration = self.hydrate(query, snapshot)?;
+        for (node, rows) in hydration.nodes.into_iter().enumerate() {
+            rows.into_iter().for_each(|row| found(node, row));
+        }
+        Ok(())
+    }
 }
+
+/// Takes a row of a node.
+pub type Found<'a> = dyn FnMut(NodeId, Arc<StoredRow>) + 'a;

@@ -8,6 +8,7 @@
 //!
 //! It must not know DataFusion, tokio, Postgres or sockets, and reads no clock.
 
+pub mod byte_set;
 pub mod catalogue;
 pub mod commit;
 pub mod graph;

@@ -18,7 +18,7 @@ impl Planner {
     /// Runs a query and tells, for each node, the plan with its estimated rows, the SQL of its leaves, and
     /// how many rows it gave.
     pub fn explain(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<String, HydrateError> {
-        let answers = self.answer(query, snapshot)?;
+        let answers = self.answer(query, snapshot, &mut |_, _| {})?;
         let mut text = String::new();
         for (id, (node, answer)) in query.nodes.iter().zip(&answers).enumerate() {
             let role = match node.role {
@@ -37,7 +37,7 @@ impl Planner {
                     if let Some(keys) = answer.keys {
                         let _ = write!(text, ", {keys} keys");
                     }
-                    let _ = writeln!(text, "): {} rows", answer.rows.len());
+                    let _ = writeln!(text, "): {} rows", answer.rows);
                     describe(query, &answer.plan, 1, &mut text);
                 }
             }

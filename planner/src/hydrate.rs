@@ -1,29 +1,27 @@
 //! Answers a query node by node.
 //!
-//! Nodes are in preorder, so a node's parent has its rows when the node's turn comes; their distinct keys
-//! are what the node is read by. Nodes that are not synced are only conditions of others and stay empty.
+//! Nodes are in preorder, so a node's parent has given its rows when the node's turn comes; their distinct keys
+//! are what the node is read by, and all that is kept of rows that were handed on. Nodes that are not synced are only
+//! conditions of others and stay empty.
 
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::UInt32Type;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionConfig;
-use engine::commit::{Key, StoredRow};
-use engine::hydration::{Hydrate, HydrateError, Hydration};
-use engine::query::{Edge, Query};
+use engine::hydration::{Found, Hydrate, HydrateError, Hydration};
+use engine::query::{Edge, NodeId, Query};
 use engine::replica::Snapshot;
-use futures::StreamExt;
-use futures::executor::block_on;
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
 use crate::choose::{Chooser, Dice, STREAM_ROWS};
 use crate::cost::Model;
+use crate::emit::emit;
 use crate::error::Result;
+use crate::keys::ParentKeys;
 use crate::physical;
-use crate::plan::Rel;
+use crate::plan::{Op, Rel};
 use crate::run::Run;
-use crate::statement::{BATCH_ROWS, key_batch};
+use crate::statement::BATCH_ROWS;
 use crate::stats::StatsCache;
 
 /// Plans and runs hydrations. One for a process; it holds statistics and DataFusion's settings.
@@ -37,7 +35,7 @@ pub struct Planner {
 pub(crate) struct NodeAnswer {
     pub(crate) plan: Rel,
     pub(crate) keys: Option<usize>,
-    pub(crate) rows: Vec<Arc<StoredRow>>,
+    pub(crate) rows: usize,
 }
 
 impl Default for Planner {
@@ -59,40 +57,53 @@ impl Planner {
         Planner { dice: Some(Dice(seed)), ..Planner::new() }
     }
 
-    /// Answers a query: by node, unless the node is not synced or has no parent rows.
-    pub(crate) fn answer(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<Vec<Option<NodeAnswer>>> {
+    /// Answers a query: gives rows as they are found, and tells how each node was answered, unless it is not synced or
+    /// has no parent rows.
+    pub(crate) fn answer(
+        &self,
+        query: &Arc<Query>,
+        snapshot: &Arc<Snapshot>,
+        found: &mut Found<'_>,
+    ) -> Result<Vec<Option<NodeAnswer>>> {
         let run = Run::new(query, snapshot)?;
         let model = self.model(&run)?;
         let mut chooser = Chooser::new(&model, self.dice);
         let mut answers: Vec<Option<NodeAnswer>> = Vec::with_capacity(query.nodes.len());
+        // Keys of nodes that are still to be read.
+        let mut keys: FxHashMap<NodeId, ParentKeys> = FxHashMap::default();
         for (id, node) in query.nodes.iter().enumerate() {
-            if !node.synced {
+            let given = match node.edge {
+                _ if !node.synced => None,
+                None => Some(None),
+                Some(_) => match keys.remove(&id).filter(|keys| keys.len() > 0) {
+                    Some(keys) => Some(Some(keys.finish()?)),
+                    None => None,
+                },
+            };
+            let Some(given) = given else {
                 answers.push(None);
                 continue;
+            };
+            let key_count = given.as_ref().map(|given| given.set.len());
+            let plan = chooser.rows(id, key_count);
+            let synced = node.children.iter().filter(|child| query.nodes[**child].synced);
+            let mut below: Vec<(NodeId, ParentKeys)> = synced
+                .filter_map(|&child| {
+                    let of_child = &query.nodes[child];
+                    let edge = of_child.edge.as_ref()?;
+                    Some((child, ParentKeys::new(&of_child.table, &edge.child_columns, &edge.parent_columns)))
+                })
+                .collect();
+            let mut rows = 0;
+            if !matches!(plan.op, Op::Empty) {
+                emit(&run, &plan, given.as_ref(), &self.context, &mut |row| {
+                    rows += 1;
+                    below.iter_mut().for_each(|(_, keys)| keys.add(&row));
+                    found(id, row);
+                })?;
             }
-            let Some(edge) = &node.edge else {
-                let plan = chooser.rows(id, None);
-                let rows = self.run(&run, &plan, None)?;
-                answers.push(Some(NodeAnswer { plan, keys: None, rows }));
-                continue;
-            };
-            let keys = match &answers[edge.parent] {
-                Some(parent) => distinct_keys(&parent.rows, edge),
-                None => Vec::new(),
-            };
-            if keys.is_empty() {
-                answers.push(None);
-                continue;
-            }
-            let plan = chooser.rows(id, Some(keys.len()));
-            let rows = match &plan.op {
-                crate::plan::Op::Empty => Vec::new(),
-                _ => {
-                    let batch = key_batch(&node.table, &edge.child_columns, keys.iter())?;
-                    self.run(&run, &plan, Some(&batch))?
-                }
-            };
-            answers.push(Some(NodeAnswer { plan, keys: Some(keys.len()), rows }));
+            keys.extend(below);
+            answers.push(Some(NodeAnswer { plan, keys: key_count, rows }));
         }
         Ok(answers)
     }
@@ -115,11 +126,9 @@ impl Planner {
                 continue;
             }
             let plan = chooser.rows(id, keys);
-            let batch = match &node.edge {
-                Some(edge) => Some(key_batch(&node.table, &edge.child_columns, std::iter::empty())?),
-                None => None,
-            };
-            physical::build(&run, &plan, batch.as_ref())?;
+            let none = |edge: &Edge| ParentKeys::new(&node.table, &edge.child_columns, &edge.parent_columns).finish();
+            let given = node.edge.as_ref().map(none).transpose()?;
+            physical::build(&run, &plan, given.as_ref().map(|given| &given.batch))?;
             expected.push(plan.rows);
         }
         Ok(query.nodes.iter().filter(|node| node.synced).count())
@@ -132,48 +141,21 @@ impl Planner {
         let stats = stats.collect::<rusqlite::Result<Vec<_>>>()?;
         Ok(Model::new(&run.query, stats, if self.dice.is_some() { 0.0 } else { STREAM_ROWS }))
     }
-
-    /// Runs the plan of a node.
-    fn run(&self, run: &Arc<Run>, plan: &Rel, keys: Option<&arrow::array::RecordBatch>) -> Result<Vec<Arc<StoredRow>>> {
-        run.arena.lock().clear();
-        let operators = physical::build(run, plan, keys)?;
-        let mut stream = operators.execute(0, Arc::clone(&self.context))?;
-        let mut rows = Vec::new();
-        while let Some(batch) = block_on(stream.next()) {
-            let batch = batch?;
-            let positions = batch.column(plan.position(crate::plan::Col::Row).unwrap_or(0));
-            let positions = positions.as_primitive::<UInt32Type>();
-            let arena = run.arena.lock();
-            rows.reserve(positions.len());
-            for &position in positions.values() {
-                rows.push(arena.get(position)?);
-            }
-        }
-        Ok(rows)
-    }
-}
-
-/// The distinct keys of the parent's rows. A null in a key belongs to no row.
-fn distinct_keys(rows: &[Arc<StoredRow>], edge: &Edge) -> Vec<Key> {
-    let mut seen: FxHashSet<Key> = FxHashSet::default();
-    let mut keys = Vec::new();
-    for row in rows {
-        if edge.parent_columns.iter().any(|&column| row.values[column].is_null()) {
-            continue;
-        }
-        let key = row.key(&edge.parent_columns);
-        if !seen.contains(&key) {
-            seen.insert(key.clone());
-            keys.push(key);
-        }
-    }
-    keys
 }
 
 impl Hydrate<Snapshot> for Planner {
     fn hydrate(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> std::result::Result<Hydration, HydrateError> {
-        let answers = self.answer(query, snapshot)?;
-        let nodes = answers.into_iter().map(|answer| answer.map(|answer| answer.rows).unwrap_or_default()).collect();
+        let mut nodes = vec![Vec::new(); query.nodes.len()];
+        self.answer(query, snapshot, &mut |node, row| nodes[node].push(row))?;
         Ok(Hydration { version: Arc::clone(&snapshot.version), nodes })
+    }
+
+    fn stream(
+        &self,
+        query: &Arc<Query>,
+        snapshot: &Arc<Snapshot>,
+        found: &mut Found<'_>,
+    ) -> std::result::Result<(), HydrateError> {
+        Ok(self.answer(query, snapshot, found).map(drop)?)
     }
 }

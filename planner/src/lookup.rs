@@ -13,9 +13,11 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::StreamExt;
+use rusqlite::Row;
 use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef};
 use zql_spec::value::Value;
 
+use crate::emit::Found;
 use crate::error::Result;
 use crate::operator::{common_plan_methods, properties};
 use crate::run::{Run, prepare};
@@ -73,24 +75,52 @@ impl ExecutionPlan for SqliteLookupExec {
     }
 }
 
-fn probe(run: &Run, statement: &Statement, keys: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
+/// The rows of a batch of keys.
+pub(crate) fn probe(run: &Run, statement: &Statement, keys: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
+    let codec = run.codec(&statement.table);
+    let mut batcher = Batcher::new(statement, &codec);
+    let mut arena = run.arena.lock();
+    each(run, statement, keys, by, |row| batcher.push(row, &mut arena))?;
+    batcher.finish()
+}
+
+/// Hands the rows of a batch of keys on.
+pub(crate) fn emit(
+    run: &Run,
+    statement: &Statement,
+    keys: &RecordBatch,
+    by: &[usize],
+    found: &mut Found<'_>,
+) -> Result<()> {
+    let codec = run.codec(&statement.table);
+    let offset = statement.whole_row();
+    each(run, statement, keys, by, |row| {
+        found(codec.decode(row, offset)?);
+        Ok(())
+    })
+}
+
+fn each(
+    run: &Run,
+    statement: &Statement,
+    keys: &RecordBatch,
+    by: &[usize],
+    mut take: impl FnMut(&Row<'_>) -> Result<()>,
+) -> Result<()> {
     let keys: Vec<Keys<'_>> = by.iter().map(|&column| Keys::new(keys.column(column))).collect();
     let rows_of_keys = keys.first().map_or(0, Keys::len);
     let reader = run.reader.lock();
-    let mut arena = run.arena.lock();
-    let codec = run.codec(&statement.table);
     let mut prepared = prepare(&reader, statement)?;
-    let mut batcher = Batcher::new(statement, &codec);
     for key in 0..rows_of_keys {
         for (position, column) in keys.iter().enumerate() {
             prepared.raw_bind_parameter(position + 1, column.value(key))?;
         }
         let mut rows = prepared.raw_query();
         while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
-            batcher.push(row, &mut arena)?;
+            take(row)?;
         }
     }
-    batcher.finish()
+    Ok(())
 }
 
 /// A column of keys as SQLite compares them. A null is bound as null, which equals nothing.

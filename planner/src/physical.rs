@@ -25,8 +25,9 @@ use zql_spec::ast::Direction;
 use crate::concat::ConcatExec;
 use crate::error::{Error, Result};
 use crate::first::FirstPerKeyExec;
+use crate::keyed::{KeyedScan, KeyedScanExec};
 use crate::lookup::SqliteLookupExec;
-use crate::plan::{Col, Leaf, Match, Op, Rel, Truth};
+use crate::plan::{Col, Leaf, Match, Op, Probe, Rel, Truth};
 use crate::run::Run;
 use crate::scan::SqliteScanExec;
 use crate::statement::{Statement, schema};
@@ -51,6 +52,11 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
             Arc::new(SqliteLookupExec::new(Arc::clone(run), Arc::new(statement), input, by.clone()))
         }
         Op::Join { keys: of_keys, input, on, kind, build_rows } => {
+            if let (Some(scan), Op::Scan(leaf)) = (keyed_scan(run, rel), &input.op) {
+                let order = leaf.order.then(|| read_order(run, leaf, input, &scan.scan.schema)).flatten();
+                let of_keys = build(run, of_keys, keys)?;
+                return Ok(Arc::new(KeyedScanExec::new(Arc::clone(run), scan, of_keys, order)));
+            }
             let (of_keys, rows) = (build(run, of_keys, keys)?, build(run, input, keys)?);
             let (of_keys_schema, rows_schema) = (of_keys.schema(), rows.schema());
             let on = on.iter().map(|&(key, row)| {
@@ -115,6 +121,27 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
                 Arc::new(FirstPerKeyExec::new(input, by.clone(), *limit))
             }
         }
+    })
+}
+
+/// The join as a scan that looks its rows up, if its rows come from a scan and are kept or dropped by their key alone.
+pub(crate) fn keyed_scan(run: &Run, rel: &Rel) -> Option<KeyedScan> {
+    let Op::Join { input, on, kind: kind @ (Match::Semi | Match::Anti), build_rows: false, .. } = &rel.op else {
+        return None;
+    };
+    let Op::Scan(leaf) = &input.op else { return None };
+    let key = on.iter().map(|&(_, row)| match input.columns[row] {
+        Col::Column(column) => Some(column),
+        _ => None,
+    });
+    let lookup = Leaf { lookup: Probe::Columns(key.collect::<Option<_>>()?), ..leaf.clone() };
+    Some(KeyedScan {
+        scan: Arc::new(Statement::new(&run.query, leaf, &input.columns)),
+        lookup: Arc::new(Statement::new(&run.query, &lookup, &input.columns)),
+        stream: leaf.stream,
+        of_rows: on.iter().map(|&(_, row)| row).collect(),
+        of_keys: on.iter().map(|&(key, _)| key).collect(),
+        negated: *kind == Match::Anti,
     })
 }
 

@@ -4,7 +4,8 @@
 //! polls them: no hand-over between threads for the queries that are most common. Only long scans whose
 //! rows may not all be wanted read ahead on a thread of their own (see [`crate::scan`]).
 //!
-//! The arena holds every row that was decoded whole, for as long as the plan runs.
+//! The arena holds rows that were decoded whole before it was known that they are wanted, until they are taken or the
+//! plan ends.
 
 use std::sync::Arc;
 
@@ -64,15 +65,15 @@ impl Arena {
         self.rows.last().and_then(Option::as_deref)
     }
 
-    /// The row at a position.
+    /// Takes the row at a position out. Plans give each row once.
     ///
     /// # Errors
     /// If it is a row that clients cannot be given.
-    pub(crate) fn get(&self, position: u32) -> Result<Arc<StoredRow>> {
+    pub(crate) fn take(&mut self, position: u32) -> Result<Arc<StoredRow>> {
         let position = position as usize;
-        match self.rows.get(position) {
-            Some(Some(row)) => Ok(Arc::clone(row)),
-            _ => {
+        match self.rows.get_mut(position).and_then(Option::take) {
+            Some(row) => Ok(row),
+            None => {
                 let failure = self.failures.iter().find(|(failed, _)| *failed == position);
                 let message = failure.map_or_else(|| "the row is gone".to_owned(), |(_, message)| message.clone());
                 Err(Error::Replica(ReplicaError::Value(message)))

@@ -1,9 +1,9 @@
 //! Reads a table with one SQLite statement.
 //!
-//! The statement has the node's filter, order, start and limit in it as far as the plan lets it. A short
-//! scan runs to its end when it is first polled. A long one whose rows may not all be wanted ([`Leaf::stream`])
-//! runs on its own thread, [`AHEAD`] batches ahead, and ends when the stream is dropped. So memory grows
-//! with the batches ahead, not with the table, but for rows that are wanted whole.
+//! The statement has the node's filter, order, start and limit in it as far as the plan lets it. A scan that is
+//! the last step of a plan hands each row on as it is read ([`emit`]). Another short one runs to its end when it is first
+//! polled; a long one ([`Leaf::stream`]) runs on its own thread, [`AHEAD`] batches ahead, and ends when the stream is
+//! dropped. So memory grows with the batches ahead, not with the table.
 //!
 //! [`Leaf::stream`]: crate::plan::Leaf::stream
 
@@ -17,8 +17,11 @@ use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{StreamExt, TryStreamExt, stream};
+use rusqlite::Row;
 
+use crate::emit::Found;
 use crate::error::{Error, Result};
+use crate::keys::KeyFilter;
 use crate::operator::{common_plan_methods, properties};
 use crate::run::{Run, prepare};
 use crate::statement::{BATCH_ROWS, Batcher, Statement};
@@ -63,11 +66,11 @@ impl ExecutionPlan for SqliteScanExec {
         let schema = Arc::clone(&self.statement.schema);
         let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
         if self.stream {
-            let batches = ReadAhead { run, statement, receiver: None, ended: false };
+            let batches = ReadAhead::new(run, statement, None);
             let batches = stream::iter(batches).map(|batch| Ok(batch?));
             return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
         }
-        let batches = stream::once(async move { read_all(&run, &statement) })
+        let batches = stream::once(async move { read_all(&run, &statement, None) })
             .map_ok(|batches| stream::iter(batches).map(Ok::<_, Error>))
             .try_flatten()
             .map_err(Into::into);
@@ -75,8 +78,28 @@ impl ExecutionPlan for SqliteScanExec {
     }
 }
 
+/// Runs the statement to its end and hands each row on.
+pub(crate) fn emit(run: &Run, statement: &Statement, filter: Option<&KeyFilter>, found: &mut Found<'_>) -> Result<()> {
+    let reader = run.reader.lock();
+    let codec = run.codec(&statement.table);
+    let offset = statement.whole_row();
+    let mut prepared = prepare(&reader, statement)?;
+    let mut rows = prepared.raw_query();
+    let mut scratch = Vec::new();
+    while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+        if wanted(filter, row, &mut scratch)? {
+            found(codec.decode(row, offset)?);
+        }
+    }
+    Ok(())
+}
+
+fn wanted(filter: Option<&KeyFilter>, row: &Row<'_>, scratch: &mut Vec<u8>) -> Result<bool> {
+    filter.map_or(Ok(true), |filter| filter.keeps(row, scratch))
+}
+
 /// Runs the statement to its end.
-fn read_all(run: &Run, statement: &Statement) -> Result<Vec<RecordBatch>> {
+pub(crate) fn read_all(run: &Run, statement: &Statement, filter: Option<&KeyFilter>) -> Result<Vec<RecordBatch>> {
     let mut batches = Vec::new();
     let reader = run.reader.lock();
     let mut arena = run.arena.lock();
@@ -84,7 +107,11 @@ fn read_all(run: &Run, statement: &Statement) -> Result<Vec<RecordBatch>> {
     let mut prepared = prepare(&reader, statement)?;
     let mut rows = prepared.raw_query();
     let mut batcher = Batcher::new(statement, &codec);
+    let mut scratch = Vec::new();
     while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+        if !wanted(filter, row, &mut scratch)? {
+            continue;
+        }
         batcher.push(row, &mut arena)?;
         if batcher.len() == BATCH_ROWS {
             batches.push(batcher.finish()?);
@@ -97,15 +124,23 @@ fn read_all(run: &Run, statement: &Statement) -> Result<Vec<RecordBatch>> {
 }
 
 /// Batches of a scan that runs on its own thread from when the first one is asked for.
-struct ReadAhead {
+pub(crate) struct ReadAhead {
     run: Arc<Run>,
     statement: Arc<Statement>,
+    filter: Option<KeyFilter>,
     receiver: Option<Receiver<Ahead>>,
     ended: bool,
 }
 
 /// What the thread of a scan says: a batch, or nothing more, or why it failed.
 type Ahead = Result<Option<RecordBatch>>;
+
+impl ReadAhead {
+    /// A scan that has not begun, for the rows that a filter keeps.
+    pub(crate) fn new(run: Arc<Run>, statement: Arc<Statement>, filter: Option<KeyFilter>) -> Self {
+        ReadAhead { run, statement, filter, receiver: None, ended: false }
+    }
+}
 
 impl Iterator for ReadAhead {
     type Item = Result<RecordBatch>;
@@ -117,8 +152,9 @@ impl Iterator for ReadAhead {
         if self.receiver.is_none() {
             let (sender, receiver) = sync_channel(AHEAD);
             let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
+            let filter = self.filter.take();
             let read = move || {
-                if let Err(error) = read_ahead(&run, &statement, &sender) {
+                if let Err(error) = read_ahead(&run, &statement, filter.as_ref(), &sender) {
                     // Nobody listens any more if this fails, and then nobody needs to know.
                     let _ = sender.send(Err(error));
                 }
@@ -140,17 +176,21 @@ impl Iterator for ReadAhead {
     }
 }
 
-fn read_ahead(run: &Run, statement: &Statement, sender: &SyncSender<Ahead>) -> Result<()> {
+fn read_ahead(run: &Run, statement: &Statement, filter: Option<&KeyFilter>, sender: &SyncSender<Ahead>) -> Result<()> {
     let reader = run.snapshot.reader()?;
     let codec = run.codec(&statement.table);
     let mut prepared = prepare(&reader, statement)?;
     let mut rows = prepared.raw_query();
     let mut batcher = Batcher::new(statement, &codec);
+    let mut scratch = Vec::new();
     // The first batch is small, so that a plan that stops early stops soon.
     let mut size = BATCH_ROWS / 16;
     loop {
         let row = rows.next().map_err(|error| reader.error(error))?;
         if let Some(row) = row {
+            if !wanted(filter, row, &mut scratch)? {
+                continue;
+            }
             // Not held while waiting for the consumer, who may be adding rows of its own.
             batcher.push(row, &mut run.arena.lock())?;
             if batcher.len() < size {

@@ -11,6 +11,7 @@ use arrow::array::{
     ArrayRef, BooleanBuilder, Float64Builder, Int64Array, RecordBatch, RecordBatchOptions, StringBuilder, UInt32Array,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use engine::commit::StoredRow;
 use engine::query::Query;
 use engine::replica::RowCodec;
 use engine::sql::Sql;
@@ -138,6 +139,27 @@ impl Statement {
             columns: sources,
             row_offset,
         }
+    }
+}
+
+impl Statement {
+    /// Where SQLite's row has a column of the relation, and the column's type.
+    pub(crate) fn stored(&self, position: usize) -> (usize, ValueType) {
+        let (source, kind) = self.columns[position];
+        let at = match source {
+            Source::Selected(selected) => selected,
+            Source::OfRow(column) => self.whole_row() + column,
+            Source::Position => unreachable!("a position is not stored"),
+        };
+        match kind {
+            Kind::Value(value_type) => (at, value_type),
+            Kind::Position | Kind::RowId | Kind::Truth => unreachable!("only columns of a table are keys"),
+        }
+    }
+
+    /// Where the whole row begins in SQLite's row.
+    pub(crate) fn whole_row(&self) -> usize {
+        self.row_offset.unwrap_or_default()
     }
 }
 
@@ -271,18 +293,31 @@ impl Column {
     }
 }
 
-/// The distinct keys of parent rows as a batch; `keys` hold no nulls.
-pub(crate) fn key_batch<'k>(
-    table: &Table,
-    columns: &[usize],
-    keys: impl Iterator<Item = &'k engine::commit::Key>,
-) -> Result<RecordBatch> {
-    let mut builders: Vec<Column> =
-        columns.iter().map(|&column| Column::new(Kind::Value(table.columns[column].value_type))).collect();
-    for key in keys {
-        builders.iter_mut().zip(key).for_each(|(builder, value)| builder.push_value(value));
+/// Values of columns of a table as they come, to be one batch.
+pub(crate) struct Columns(Vec<Column>);
+
+impl Columns {
+    /// No rows yet of these columns.
+    pub(crate) fn of_table(table: &Table, columns: &[usize]) -> Self {
+        let column = |&column: &usize| Column::new(Kind::Value(table.columns[column].value_type));
+        Columns(columns.iter().map(column).collect())
     }
-    let columns: Vec<Col> = columns.iter().map(|&column| Col::Column(column)).collect();
-    let arrays = builders.iter_mut().map(Column::finish).collect();
-    Ok(RecordBatch::try_new(schema(table, &columns), arrays)?)
+
+    /// Adds values of a row.
+    pub(crate) fn push_row(&mut self, row: &StoredRow, columns: &[usize]) {
+        self.0.iter_mut().zip(columns).for_each(|(builder, &column)| builder.push_value(&row.values[column]));
+    }
+
+    /// The batch, of so many rows.
+    pub(crate) fn finish(&mut self, schema: SchemaRef, rows: usize) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let arrays = self.0.iter_mut().map(Column::finish).collect();
+        Ok(RecordBatch::try_new_with_options(schema, arrays, &options)?)
+    }
+}
+
+impl std::fmt::Debug for Columns {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Columns").finish_non_exhaustive()
+    }
 }

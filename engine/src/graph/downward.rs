@@ -132,8 +132,8 @@ impl Advance<'_> {
         let Some(group) = self.nodes[id].groups.get(group) else { return };
         let changed = self.changed(id);
         for key in group.members.keys() {
-            let old = changed.get(key).and_then(|change| change.old.clone());
-            transitions.left.push((key.clone(), old));
+            let old = changed.get(&key).and_then(|change| change.old.clone());
+            transitions.left.push((key, old));
         }
     }
 
@@ -376,8 +376,8 @@ impl Advance<'_> {
             let Some(content) = self.nodes[id].groups.get(&group) else { continue };
             let mut gone: FxHashMap<Packed, Arc<StoredRow>> = gone.into_iter().collect();
             let mut witnesses = Members::empty(Keeps::Witnesses);
-            for key in content.members.keys().filter(|key| !gone.contains_key(*key)) {
-                witnesses.insert_key(key.clone());
+            for key in content.members.keys().filter(|key| !gone.contains_key(key)) {
+                witnesses.insert_key(key);
             }
             let (returning, mut coming): (Vec<_>, Vec<_>) =
                 coming.into_iter().partition(|(key, _)| gone.contains_key(key));
@@ -410,7 +410,7 @@ impl Advance<'_> {
         }
         for (group, mut witnesses, coming) in edited {
             for (key, row) in coming {
-                if witnesses.len() < WITNESS_CAP && !witnesses.keys().any(|other| *other == key) {
+                if witnesses.len() < WITNESS_CAP && !witnesses.keys().any(|other| other == key) {
                     witnesses.insert_key(key.clone());
                     transitions.entered.push((key, row));
                 }

@@ -15,6 +15,7 @@
 //! the changed rows that the query can see and what they bring and take, not with the rows that are in.
 
 mod advance;
+mod build;
 mod changes;
 mod delta;
 mod downward;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+pub use build::{AnswerBuilder, GraphBuilder, hydrated_rows};
 pub use delta::{AnswerRow, DeltaComposer, QueryDelta, RowDelta};
 pub(crate) use edit::Activation;
 pub use read::{Read, ReadError};
@@ -42,11 +44,11 @@ use changes::Changes;
 use packed::Packed;
 use plan::{Keeps, Plan};
 use read::{Apply, Lookup};
-use state::{Group, Members, NodeState};
+use state::NodeState;
 
 use crate::commit::{Commit, Key, RowChange, StoredRow, Version};
 use crate::hydration::Hydration;
-use crate::query::{Node, NodeId, Query, Role, WITNESS_CAP};
+use crate::query::{NodeId, Query, Role};
 
 /// Why a graph did not advance. It is unchanged, and stays at its version.
 #[derive(Debug, thiserror::Error)]
@@ -95,10 +97,13 @@ pub struct NodeDescription {
 impl Graph {
     /// A graph that stands where the hydration does.
     pub fn new(query: Arc<Query>, hydration: &Hydration) -> Self {
-        let plan = Plan::new(&query);
-        let nodes = states(&query, &plan, hydration);
-        let row_count = nodes.iter().map(NodeState::rows).sum();
-        Graph { query, plan, version: Arc::clone(&hydration.version), nodes, row_count }
+        let mut build = GraphBuilder::new(query);
+        for (node, rows) in hydration.nodes.iter().enumerate() {
+            rows.iter().for_each(|row| {
+                build.row(node, row);
+            });
+        }
+        build.finish(Arc::clone(&hydration.version))
     }
 
     /// The query.
@@ -173,8 +178,9 @@ impl Graph {
         let before = self.counts();
         let mut changes = Vec::new();
         let mut after: Vec<FxHashSet<Packed>> = vec![FxHashSet::default(); self.plan.tables.len()];
-        for (table, row) in count_rows(&self.query, &self.plan, hydration) {
-            let AnswerRow { table: name, key, count, row } = row;
+        for AnswerRow { table: name, key, count, row } in hydrated_rows(&self.query, hydration) {
+            let of_name = |plan: &plan::TablePlan| self.query.nodes[plan.any].table.name == name;
+            let Some(table) = self.plan.tables.iter().position(of_name) else { continue };
             let packed = Packed::of(&key);
             let was = before[table].get(&packed).copied().unwrap_or(0);
             after[table].insert(packed);
@@ -190,9 +196,7 @@ impl Graph {
                 changes.push(RowDelta { table: Arc::clone(name), key: key.unpack(), before: was, after: 0, row: None });
             }
         }
-        self.nodes = states(&self.query, &self.plan, hydration);
-        self.row_count = self.nodes.iter().map(NodeState::rows).sum();
-        self.version = Arc::clone(&hydration.version);
+        *self = Graph::new(Arc::clone(&self.query), hydration);
         QueryDelta { version: Arc::clone(&self.version), changes }
     }
 
@@ -235,7 +239,7 @@ impl Graph {
             let mut counts: FxHashMap<Packed, u32> = FxHashMap::default();
             for group in table.synced.iter().flat_map(|&node| self.nodes[node].groups.values()) {
                 for key in group.members.keys() {
-                    *counts.entry(key.clone()).or_default() += 1;
+                    *counts.entry(key).or_default() += 1;
                 }
             }
             counts
@@ -275,10 +279,9 @@ impl Graph {
     /// A node's active groups: their values, how many parent rows have them, and the keys of their rows.
     /// For explain and tests.
     pub fn members(&self, node: NodeId) -> impl Iterator<Item = (Key, u32, Vec<Key>)> {
-        self.nodes[node]
-            .groups
-            .iter()
-            .map(|(values, group)| (values.unpack(), group.parents, group.members.keys().map(Packed::unpack).collect()))
+        self.nodes[node].groups.iter().map(|(values, group)| {
+            (values.unpack(), group.parents, group.members.keys().map(|key| key.unpack()).collect())
+        })
     }
 
     /// Whether a changed row may be, or have been, a member of a node, or change one that is. Rows that a full
@@ -315,83 +318,4 @@ impl Graph {
     pub(crate) fn groups(&self, node: NodeId) -> impl Iterator<Item = &Packed> {
         self.nodes[node].groups.keys()
     }
-}
-
-/// The answer that a hydration holds, with counts.
-pub fn hydrated_rows(query: &Query, hydration: &Hydration) -> Vec<AnswerRow> {
-    count_rows(query, &Plan::new(query), hydration).into_iter().map(|(_, row)| row).collect()
-}
-
-/// The rows of a hydration that are in, with the positions of their tables.
-fn count_rows(query: &Query, plan: &Plan, hydration: &Hydration) -> Vec<(usize, AnswerRow)> {
-    let mut rows: Vec<(usize, AnswerRow)> = Vec::new();
-    for (position, table) in plan.tables.iter().enumerate() {
-        let definition = table.definition(query);
-        let mut places: FxHashMap<Packed, usize> = FxHashMap::default();
-        for &node in &table.synced {
-            let mut witnesses = Witnesses::new(query, plan, node);
-            for row in hydration.nodes[node].iter().filter(|row| witnesses.take(row)) {
-                let place = *places.entry(Packed::columns(row, &definition.primary_key)).or_insert_with(|| {
-                    let (table, row) = (Arc::clone(&definition.name), Arc::clone(row));
-                    rows.push((position, AnswerRow { table, key: row.key(&definition.primary_key), count: 0, row }));
-                    rows.len() - 1
-                });
-                rows[place].1.count += 1;
-            }
-        }
-    }
-    rows
-}
-
-/// Takes the first witnesses of each group, should a hydration hold more of them; all rows of other nodes.
-struct Witnesses<'a> {
-    node: &'a Node,
-    /// Taken by group; absent for nodes that keep more than witnesses.
-    taken: Option<FxHashMap<Packed, usize>>,
-}
-
-impl<'a> Witnesses<'a> {
-    fn new(query: &'a Query, plan: &Plan, id: NodeId) -> Self {
-        let taken = (plan.nodes[id].keeps == Keeps::Witnesses).then(FxHashMap::default);
-        Witnesses { node: &query.nodes[id], taken }
-    }
-
-    fn take(&mut self, row: &StoredRow) -> bool {
-        let Some(taken) = &mut self.taken else { return true };
-        let Some(group) = NodeState::group_of(self.node, row) else { return false };
-        let count = taken.entry(group).or_default();
-        *count += 1;
-        *count <= WITNESS_CAP
-    }
-}
-
-/// The state that a hydration leads to.
-fn states(query: &Query, plan: &Plan, hydration: &Hydration) -> Vec<NodeState> {
-    let mut states: Vec<NodeState> = Vec::with_capacity(query.nodes.len());
-    for (id, node) in query.nodes.iter().enumerate() {
-        let mut state = NodeState::default();
-        let keeps = plan.nodes[id].keeps;
-        let mut open = |group: Packed| {
-            let empty = || Group { parents: 0, members: Members::empty(keeps) };
-            state.groups.entry(group).or_insert_with(empty).parents += 1;
-        };
-        match &node.edge {
-            _ if !node.synced => {}
-            None => open(Packed::default()),
-            Some(edge) => {
-                let parents = hydration.nodes[edge.parent].iter();
-                parents.filter_map(|row| Packed::joining(row, &edge.parent_columns)).for_each(open);
-            }
-        }
-        let mut witnesses = Witnesses::new(query, plan, id);
-        for row in hydration.nodes[id].iter().filter(|row| node.synced && witnesses.take(row)) {
-            let group = NodeState::group_of(node, row).and_then(|group| state.groups.get_mut(&group));
-            debug_assert!(group.is_some(), "a hydrated row belongs to a parent row");
-            if let Some(group) = group {
-                group.members.insert(node, Packed::columns(row, &node.table.primary_key), row);
-            }
-        }
-        states.push(state);
-    }
-    states
 }

@@ -105,6 +105,16 @@ impl Packed {
         order.iter().map(|&(_, direction)| take(&mut rest, if direction == Direction::Desc { !0 } else { 0 })).collect()
     }
 
+    /// The bytes, which are a key of their own: equal if the values are.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The key with these bytes.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        Packed(SmallVec::from_slice(bytes))
+    }
+
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         if self.0.spilled() { self.0.capacity() } else { 0 }

@@ -6,11 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::packed::Packed;
 use super::plan::Keeps;
+use crate::byte_set::ByteSet;
 use crate::commit::StoredRow;
 use crate::query::Node;
 
@@ -36,7 +37,7 @@ pub(super) enum Members {
     /// Few rows, or witnesses.
     Few(SmallVec<[Packed; 1]>),
     /// Many rows.
-    Many(Box<FxHashSet<Packed>>),
+    Many(Box<ByteSet>),
     /// The first rows in order, by their place.
     Window(Box<BTreeMap<Packed, Packed>>),
 }
@@ -57,11 +58,11 @@ impl Members {
         }
     }
 
-    pub(super) fn keys(&self) -> Box<dyn Iterator<Item = &Packed> + '_> {
+    pub(super) fn keys(&self) -> Box<dyn Iterator<Item = Packed> + '_> {
         match self {
-            Members::Few(keys) => Box::new(keys.iter()),
-            Members::Many(keys) => Box::new(keys.iter()),
-            Members::Window(window) => Box::new(window.values()),
+            Members::Few(keys) => Box::new(keys.iter().cloned()),
+            Members::Many(keys) => Box::new(keys.iter().map(Packed::from_bytes)),
+            Members::Window(window) => Box::new(window.values().cloned()),
         }
     }
 
@@ -69,7 +70,7 @@ impl Members {
     pub(super) fn contains(&self, node: &Node, key: &Packed, row: &StoredRow) -> bool {
         match self {
             Members::Few(keys) => keys.contains(key),
-            Members::Many(keys) => keys.contains(key),
+            Members::Many(keys) => keys.contains(key.bytes()),
             Members::Window(window) => window.contains_key(&Packed::place(row, &node.order)),
         }
     }
@@ -90,12 +91,14 @@ impl Members {
             Members::Few(keys) if keys.contains(&key) => {}
             Members::Few(keys) if keys.len() < FEW_MEMBERS => keys.push(key),
             Members::Few(keys) => {
-                let mut many: FxHashSet<Packed> = std::mem::take(keys).into_iter().collect();
-                many.insert(key);
+                let mut many = ByteSet::default();
+                keys.iter().chain([&key]).for_each(|key| {
+                    many.insert(key.bytes());
+                });
                 *self = Members::Many(Box::new(many));
             }
             Members::Many(keys) => {
-                keys.insert(key);
+                keys.insert(key.bytes());
             }
             Members::Window(_) => debug_assert!(false, "rows of a window are added with their place"),
         }
@@ -106,9 +109,9 @@ impl Members {
         match self {
             Members::Few(keys) => keys.retain(|other| other != key),
             Members::Many(keys) => {
-                keys.remove(key);
+                keys.remove(key.bytes());
                 if keys.len() <= FEW_MEMBERS / 2 {
-                    *self = Members::Few(keys.drain().collect());
+                    *self = Members::Few(keys.iter().map(Packed::from_bytes).collect());
                 }
             }
             Members::Window(_) => debug_assert!(false, "rows of a window are removed by their place"),
@@ -121,10 +124,7 @@ impl Members {
                 let spilled = if keys.spilled() { keys.capacity() * size_of::<Packed>() } else { 0 };
                 spilled + keys.iter().map(Packed::heap_bytes).sum::<usize>()
             }
-            Members::Many(keys) => {
-                // One control byte a slot; tables are at most 7/8 full.
-                keys.capacity() * 8 / 7 * (size_of::<Packed>() + 1) + keys.iter().map(Packed::heap_bytes).sum::<usize>()
-            }
+            Members::Many(keys) => size_of::<ByteSet>() + keys.heap_bytes(),
             Members::Window(window) => {
                 window.iter().map(|(place, key)| 2 * size_of::<Packed>() + place.heap_bytes() + key.heap_bytes()).sum()
             }

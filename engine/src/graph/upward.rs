@@ -103,7 +103,7 @@ impl Advance<'_> {
             return false;
         }
         let changed = self.changed(id);
-        group.members.keys().any(|member| !changed.contains_key(member))
+        group.members.keys().any(|member| !changed.contains_key(&member))
     }
 }
 

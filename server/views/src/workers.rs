@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use engine::catalogue::GraphId;
 use engine::commit::Version;
-use engine::graph::{AnswerRow, Graph, hydrated_rows};
+use engine::graph::{AnswerBuilder, AnswerRow, Graph, GraphBuilder};
 use engine::hydration::{Hydrate, Hydration};
 use engine::query::Query;
 use engine::replica::{Replica, Snapshot};
@@ -122,14 +122,18 @@ impl Worker {
 
     fn hydrate_at(&self, job: &Job, snapshot: &Arc<Snapshot>) -> Done {
         let hydrate = || -> Result<Prepared, HydrateFailure> {
-            let hydration = self.hydrator.hydrate(&job.query, snapshot)?;
-            Ok(match job.target {
-                Target::Again(_) => Prepared::Again(hydration),
-                Target::New(_) => Prepared::New {
-                    graph: Box::new(Graph::new(Arc::clone(&job.query), &hydration)),
-                    rows: hydrated_rows(&job.query, &hydration),
-                },
-            })
+            if let Target::Again(_) = job.target {
+                return Ok(Prepared::Again(self.hydrator.hydrate(&job.query, snapshot)?));
+            }
+            let mut graph = GraphBuilder::new(Arc::clone(&job.query));
+            let mut answer = AnswerBuilder::new(Arc::clone(&job.query));
+            self.hydrator.stream(&job.query, snapshot, &mut |node, row| {
+                if graph.row(node, &row) {
+                    answer.row(node, &row);
+                }
+            })?;
+            let graph = Box::new(graph.finish(Arc::clone(&snapshot.version)));
+            Ok(Prepared::New { graph, rows: answer.finish() })
         };
         let result = catch_unwind(AssertUnwindSafe(hydrate)).unwrap_or_else(|panic| {
             let message = panic_message(&*panic);

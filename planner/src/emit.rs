@@ -1,0 +1,93 @@
+//! Gives the rows of a node as its plan finds them.
+//!
+//! Most plans end in a statement that reads whole rows. Such a row is decoded once and handed on at once: it neither
+//! waits in the arena nor travels as a number. Only rows that are sorted or joined after they were read whole do.
+
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt32Type;
+use datafusion::execution::TaskContext;
+use engine::commit::StoredRow;
+use futures::StreamExt;
+use futures::executor::block_on;
+
+use crate::error::Result;
+use crate::keys::{GivenKeys, collect};
+use crate::lookup;
+use crate::physical::{self, keyed_scan};
+use crate::plan::{Col, Op, Rel};
+use crate::run::Run;
+use crate::scan;
+use crate::statement::Statement;
+
+/// Takes a row.
+pub(crate) type Found<'a> = dyn FnMut(Arc<StoredRow>) + 'a;
+
+/// Runs the plan of a node. `keys` are those of the parents' rows, if the node has a parent.
+pub(crate) fn emit(
+    run: &Arc<Run>,
+    plan: &Rel,
+    keys: Option<&GivenKeys>,
+    context: &Arc<TaskContext>,
+    found: &mut Found<'_>,
+) -> Result<()> {
+    let batch = keys.map(|keys| &keys.batch);
+    if plan.columns.contains(&Col::Row) {
+        match &plan.op {
+            Op::Scan(leaf) => {
+                return scan::emit(run, &Statement::new(&run.query, leaf, &plan.columns), None, found);
+            }
+            Op::Lookup { input, by, leaf } => {
+                let statement = Statement::new(&run.query, leaf, &plan.columns);
+                if let (Op::Keys, Some(batch)) = (&input.op, batch) {
+                    return lookup::emit(run, &statement, batch, by, found);
+                }
+                return each_batch(run, input, batch, context, |batch| {
+                    lookup::emit(run, &statement, &batch, by, found)
+                });
+            }
+            Op::Join { keys: of_keys, .. } => {
+                if let Some(scan) = keyed_scan(run, plan) {
+                    let (set, last) = match (&of_keys.op, keys) {
+                        (Op::Keys, Some(given)) => (Arc::clone(&given.set), Some(given.batch.slice(0, 1))),
+                        _ => {
+                            let keys = physical::build(run, of_keys, batch)?.execute(0, Arc::clone(context))?;
+                            let (set, last) = block_on(collect(keys, &scan.of_keys))?;
+                            (Arc::new(set), last)
+                        }
+                    };
+                    return match scan.single(&set, last.as_ref()) {
+                        Some(key) => lookup::emit(run, &scan.lookup, key, &scan.of_keys, found),
+                        None => scan::emit(run, &scan.scan, Some(&scan.filter(set)), found),
+                    };
+                }
+            }
+            _ => {}
+        }
+    }
+    run.arena.lock().clear();
+    let position = plan.position(Col::Row).unwrap_or(0);
+    each_batch(run, plan, batch, context, |batch| {
+        for &position in batch.column(position).as_primitive::<UInt32Type>().values() {
+            let row = run.arena.lock().take(position)?;
+            found(row);
+        }
+        Ok(())
+    })
+}
+
+/// Runs a plan and hands its batches on.
+fn each_batch(
+    run: &Arc<Run>,
+    plan: &Rel,
+    keys: Option<&RecordBatch>,
+    context: &Arc<TaskContext>,
+    mut take: impl FnMut(RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let mut batches = physical::build(run, plan, keys)?.execute(0, Arc::clone(context))?;
+    while let Some(batch) = block_on(batches.next()) {
+        take(batch?)?;
+    }
+    Ok(())
+}
