@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod large;
 mod node;
 mod protocol;
 mod takeover;
@@ -10,7 +11,7 @@ mod worlds;
 
 use std::path::{Path, PathBuf};
 
-use testdata::postgres;
+use testdata::postgres::{self, Postgres};
 use testdata::sync_server::{Program, SyncServer};
 use testdata::tracker::Sizes;
 
@@ -29,9 +30,14 @@ struct Tracker {
 impl Tracker {
     /// Starts it; named queries are asked for at `query_url`.
     fn start(query_url: &str) -> Tracker {
-        let postgres = postgres::shared();
+        Tracker::on(postgres::shared(), query_url, "")
+    }
+
+    /// On that cluster, after some more SQL.
+    fn on(postgres: &Postgres, query_url: &str, more: &str) -> Tracker {
         let database = postgres.database().expect("a database");
         Sizes::SMALL.load(postgres, &database).expect("the tracker's rows");
+        postgres.psql(&database, more).expect(more);
         let folder = tempfile::tempdir().expect("a folder");
         let program = Program::Zql(PathBuf::from(binary()));
         let server = SyncServer::start(program, &database, query_url, folder.path()).expect("the server");
