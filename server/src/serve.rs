@@ -27,7 +27,7 @@ const EXIT_FAILURE: u8 = 255;
 /// How long client groups may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// How long to wait for a free connection to the database of records before that counts as a failure.
+/// How long to wait for a free connection to a database before that counts as a failure.
 const POOL_WAIT: Duration = Duration::from_secs(30);
 
 /// The command line.
@@ -185,25 +185,38 @@ async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
             tracing::warn!(%error, "a version could not be read; its changes wait for the next one");
         }
     })?;
-    let hub = Hub::new(Arc::clone(config), replica, views, store.clone());
+    let hub = Hub::new(Arc::clone(config), replica, views, store.clone(), open_upstream(config)?);
     Ok(Server { hub, store, stream })
 }
 
-async fn open_store(config: &Config) -> Result<cvr_store::Store, Failure> {
-    let setting = if config.cvr_db == config.upstream_db { "ZERO_UPSTREAM_DB" } else { "ZERO_CVR_DB" };
-    let (database, tls) = upstream::pool_parts(&config.cvr_db, setting, "sync-cvr")?;
+/// The pool for CRUD mutations, if they are wanted.
+fn open_upstream(config: &Config) -> Result<Option<Pool>, Failure> {
+    let wanted = config.crud_mutations;
+    let pool = || pool(&config.upstream_db, "ZERO_UPSTREAM_DB", "sync-upstream", config.upstream_max_conns);
+    wanted.then(pool).transpose().map(|pool| pool.map(|(pool, _)| pool))
+}
+
+/// A pool of sessions with a database, and the database's address.
+fn pool(url: &str, setting: &'static str, purpose: &str, size: usize) -> Result<(Pool, String), Failure> {
+    let (database, tls) = upstream::pool_parts(url, setting, purpose)?;
     let address = address(&database);
     let manager = match tls {
         Some(tls) => Manager::new(database, tls),
         None => Manager::new(database, tokio_postgres::NoTls),
     };
     let pool = Pool::builder(manager)
-        .max_size(config.cvr_max_conns)
+        .max_size(size)
         .wait_timeout(Some(POOL_WAIT))
         .create_timeout(Some(POOL_WAIT))
         .runtime(Runtime::Tokio1)
         .build()
         .map_err(|error| Failure::fatal(format!("{setting}: {error}")))?;
+    Ok((pool, address))
+}
+
+async fn open_store(config: &Config) -> Result<cvr_store::Store, Failure> {
+    let setting = if config.cvr_db == config.upstream_db { "ZERO_UPSTREAM_DB" } else { "ZERO_CVR_DB" };
+    let (pool, address) = pool(&config.cvr_db, setting, "sync-cvr", config.cvr_max_conns)?;
     let options = cvr_store::Options { schema: format!("{}/cvr", config.shard()), task_id: config.task_id.clone() };
     cvr_store::Store::open(pool, options).await.map_err(|error| {
         Failure::intentional(format!(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cvr_store::purge::PurgeOptions;
 use zql_spec::protocol::connect::number;
 
+use crate::auth::jwk::Key;
 use crate::options::{Kind, NODE_ENV, OPTIONS, Settings, Status};
 
 /// A value that cannot be used. The text names the setting.
@@ -52,6 +53,43 @@ pub struct ApiConfig {
     pub allowed_request_headers: Vec<String>,
 }
 
+/// How tokens are judged.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthConfig {
+    /// The keys that are configured: more than one is a mistake that is told to those who show a token.
+    pub(crate) keys: Vec<KeySource>,
+    /// `ZERO_AUTH_ISSUER`
+    pub(crate) issuer: Option<String>,
+    /// `ZERO_AUTH_AUDIENCE`
+    pub(crate) audience: Option<String>,
+    /// `ZERO_AUTH_REVALIDATE_INTERVAL_SECONDS`; absent for never.
+    pub(crate) revalidate: Option<Duration>,
+    /// `ZERO_AUTH_RETRANSFORM_INTERVAL_SECONDS`; absent for never.
+    pub(crate) retransform: Option<Duration>,
+}
+
+/// Where the keys of JSON web tokens come from.
+#[derive(Clone, Debug)]
+pub(crate) enum KeySource {
+    /// `ZERO_AUTH_JWK`
+    Jwk(Box<Key>),
+    /// `ZERO_AUTH_SECRET`
+    Secret(String),
+    /// `ZERO_AUTH_JWKS_URL`
+    JwksUrl(String),
+}
+
+impl KeySource {
+    /// Its name in the reference's messages.
+    pub(crate) fn option(&self) -> &'static str {
+        match self {
+            KeySource::Jwk(_) => "jwk",
+            KeySource::Secret(_) => "secret",
+            KeySource::JwksUrl(_) => "jwksUrl",
+        }
+    }
+}
+
 /// The configuration of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,8 +115,14 @@ pub struct Config {
     pub query: ApiConfig,
     /// `ZERO_MUTATE_*`, with what the older `ZERO_PUSH_*` say besides
     pub mutate: ApiConfig,
-    /// Whether tokens are to be verified as JWT (`ZERO_AUTH_JWK`, `_JWKS_URL` or `_SECRET`).
-    pub verifies_jwt: bool,
+    /// `ZERO_UPSTREAM_MAX_CONNS`
+    pub upstream_max_conns: usize,
+    /// `ZERO_ENABLE_CRUD_MUTATIONS`
+    pub crud_mutations: bool,
+    /// `ZERO_PER_USER_MUTATION_LIMIT_MAX` and `_WINDOW_MS`
+    pub(crate) mutation_limit: Option<(f64, Duration)>,
+    /// `ZERO_AUTH_*`
+    pub(crate) auth: AuthConfig,
     /// `ZERO_LOG_LEVEL`
     pub log_level: LogLevel,
     /// `ZERO_LOG_FORMAT`
@@ -151,9 +195,10 @@ impl Config {
             app_publications: list("ZERO_APP_PUBLICATIONS"),
             query,
             mutate: mutate(settings),
-            verifies_jwt: ["ZERO_AUTH_JWK", "ZERO_AUTH_JWKS_URL", "ZERO_AUTH_SECRET"]
-                .iter()
-                .any(|env| settings.text(env).is_some()),
+            upstream_max_conns: whole(settings, "ZERO_UPSTREAM_MAX_CONNS", 20, 1..=10_000)?,
+            crud_mutations: boolean(settings, "ZERO_ENABLE_CRUD_MUTATIONS").unwrap_or(true),
+            mutation_limit: mutation_limit(settings)?,
+            auth: auth(settings)?,
             log_level: match settings.text("ZERO_LOG_LEVEL") {
                 Some("debug") => LogLevel::Debug,
                 Some("warn") => LogLevel::Warn,
@@ -259,6 +304,40 @@ fn whole<T: TryFrom<i64>>(
         .ok_or_else(|| error(format!("TypeError: Invalid input for {env}: {text:?}")))
 }
 
+fn mutation_limit(settings: &Settings) -> Result<Option<(f64, Duration)>, ConfigError> {
+    let window: u64 = whole(settings, "ZERO_PER_USER_MUTATION_LIMIT_WINDOW_MS", 60_000, 1..=1_000_000_000)?;
+    let max = settings.text("ZERO_PER_USER_MUTATION_LIMIT_MAX").and_then(number);
+    Ok(max.map(|max| (max, Duration::from_millis(window))))
+}
+
+fn auth(settings: &Settings) -> Result<AuthConfig, ConfigError> {
+    let text = |env: &str| settings.text(env).map(str::to_owned);
+    let jwk = text("ZERO_AUTH_JWK").map(|text| {
+        let json = serde_json::from_str(&text).map_err(|error| error.to_string());
+        json.and_then(|json| Key::from_json(&json)).map(|key| KeySource::Jwk(Box::new(key))).map_err(|problem| {
+            error(format!("TypeError: Invalid input for ZERO_AUTH_JWK: not a usable key: {problem}"))
+        })
+    });
+    let jwks_url = text("ZERO_AUTH_JWKS_URL").map(|text| match url::Url::parse(&text) {
+        Ok(_) => Ok(KeySource::JwksUrl(text)),
+        Err(problem) => Err(error(format!("TypeError: Invalid input for ZERO_AUTH_JWKS_URL: {text:?}: {problem}"))),
+    });
+    let secret = text("ZERO_AUTH_SECRET").map(|secret| Ok(KeySource::Secret(secret)));
+    let interval = |name: &str| {
+        let seconds = settings.text(&format!("ZERO_AUTH_{name}_INTERVAL_SECONDS")).and_then(number);
+        // Longer than a century is never.
+        let seconds = Some(seconds.unwrap_or(300.0)).filter(|seconds| *seconds > 0.0 && *seconds < 4e9);
+        seconds.map(Duration::from_secs_f64)
+    };
+    Ok(AuthConfig {
+        keys: [jwk, jwks_url, secret].into_iter().flatten().collect::<Result<_, _>>()?,
+        issuer: text("ZERO_AUTH_ISSUER"),
+        audience: text("ZERO_AUTH_AUDIENCE"),
+        revalidate: interval("REVALIDATE"),
+        retransform: interval("RETRANSFORM"),
+    })
+}
+
 fn api(settings: &Settings, prefix: &str) -> ApiConfig {
     let list = |name: &str| settings.list(&format!("{prefix}_{name}")).unwrap_or_default();
     let lower = |names: Vec<String>| names.iter().map(|name| name.to_lowercase()).collect();
@@ -355,6 +434,12 @@ mod tests {
                 "Bad-App",
                 "TypeError: The App ID may only consist of lower-case letters, numbers, and the underscore character \
                  at app.id. Got \"Bad-App\"",
+            ),
+            (
+                "ZERO_AUTH_JWK",
+                "{}",
+                "TypeError: Invalid input for ZERO_AUTH_JWK: not a usable key: data did not match any variant of \
+                 untagged enum AlgorithmParameters",
             ),
             ("ZERO_SHARD_ID", "x", "Error: ZERO_SHARD_ID is no longer an option. Please use ZERO_APP_ID instead."),
         ] {

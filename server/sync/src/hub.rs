@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use deadpool_postgres::Pool;
 use engine::replica::Replica;
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -20,10 +21,13 @@ use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::upstream::InitConnection;
 
 use crate::api::{Caller, QueryApi};
+use crate::auth::{Auth, Authenticator};
 use crate::config::{ApiConfig, Config};
+use crate::crud::Crud;
 use crate::group::{Group, GroupEvent};
 use crate::inspect::Access;
 use crate::outbox::Outbox;
+use crate::permissions::live::{self, Live};
 use crate::push::Pushes;
 use crate::row_text::RowTexts;
 
@@ -42,6 +46,7 @@ pub(crate) struct Services {
     pub(crate) texts: RowTexts,
     /// The inspector's door.
     pub(crate) access: Access,
+    pub(crate) permissions: Live,
 }
 
 /// What is known of a group outside its task.
@@ -65,6 +70,8 @@ pub struct Hub {
     /// The open connection of each client, whatever its group.
     connections: Mutex<FxHashMap<Arc<str>, Arc<Connection>>>,
     pub(crate) pushes: Pushes,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) crud: Crud,
     next_id: AtomicU64,
     live_groups: AtomicUsize,
     group_ended: Notify,
@@ -84,7 +91,7 @@ pub(crate) struct Connection {
     pub(crate) profile_id: Option<String>,
     pub(crate) user_id: Option<String>,
     /// The token that it came with.
-    pub(crate) auth: Option<String>,
+    pub(crate) auth: Option<Arc<Auth>>,
     /// Headers of the upgrade request that the query API gets.
     pub(crate) request_headers: Vec<(String, String)>,
     pub(crate) cookie: Option<String>,
@@ -95,12 +102,12 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn new(
         params: ConnectParams,
-        auth: Option<String>,
+        auth: Option<Arc<Auth>>,
         headers: &HeaderMap,
         api: &ApiConfig,
         outbox: Outbox,
     ) -> Self {
-        let caller = Caller::from_request(headers, api, auth);
+        let caller = Caller::from_request(headers, api, None);
         Connection {
             id: 0,
             client_id: params.client_id.into(),
@@ -110,7 +117,7 @@ impl Connection {
             base_cookie: params.base_cookie,
             profile_id: params.profile_id,
             user_id: params.user_id,
-            auth: caller.auth,
+            auth,
             request_headers: caller.request_headers,
             cookie: caller.cookie,
             origin: caller.origin,
@@ -120,26 +127,41 @@ impl Connection {
 }
 
 impl Hub {
-    /// A registry over these services.
+    /// A registry over these services. `upstream` serves CRUD mutations; without it they are refused.
     pub fn new(
         config: Arc<Config>,
         replica: Arc<Replica>,
         views: Arc<views::Views>,
         store: cvr_store::Store,
+        upstream: Option<Pool>,
     ) -> Arc<Hub> {
         let api = QueryApi::new(&config);
         let pushes = Pushes::new(&config);
+        let authenticator = Authenticator::new(&config);
         let texts = RowTexts::default();
         let access = Access::new(&config);
+        let permissions = live::follow(&views, &replica, &config.app_id);
+        let crud = Crud::new(&config, &replica, permissions.clone(), upstream);
         let replica_version = replica.state().replica_version;
-        let services =
-            Services { config: Arc::clone(&config), replica, replica_version, views, store, api, texts, access };
+        let services = Services {
+            config: Arc::clone(&config),
+            replica,
+            replica_version,
+            views,
+            store,
+            api,
+            texts,
+            access,
+            permissions,
+        };
         Arc::new(Hub {
             config,
             services: Arc::new(services),
             groups: Mutex::default(),
             connections: Mutex::default(),
             pushes,
+            authenticator,
+            crud,
             next_id: AtomicU64::new(1),
             live_groups: AtomicUsize::new(0),
             group_ended: Notify::new(),

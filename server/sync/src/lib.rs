@@ -19,6 +19,8 @@ pub mod poke;
 pub mod row_text;
 
 mod api;
+mod auth;
+mod crud;
 mod group;
 mod inspect;
 mod outbox;

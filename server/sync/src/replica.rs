@@ -1,5 +1,5 @@
 //! What a client group asks of the replica itself, besides answers to queries: whether the client's schema
-//! fits, which permissions are deployed, and the contents of rows for a client that was away.
+//! fits, and the contents of rows for a client that was away.
 //!
 //! These read SQLite and therefore block; they are called from blocking tasks.
 
@@ -50,21 +50,6 @@ pub(crate) fn replicated_tables(replica: &Replica, app_id: &str, shard: &str) ->
         ReplicatedTable { name: spec.name.clone(), columns: columns.collect(), primary_key, keys }
     };
     replica.tables().into_iter().filter(|spec| !own(&spec.name)).map(table).collect()
-}
-
-/// The text of the deployed permissions; none if there are none.
-pub(crate) fn permissions(replica: &Arc<Replica>, app_id: &str) -> Result<Option<String>, ReplicaError> {
-    if replica.schema().table(&format!("{app_id}.permissions")).is_none() {
-        return Ok(None);
-    }
-    let reader = replica.pin()?.reader()?;
-    // The app id is checked to need no quoting inside the quotes.
-    let mut statement = reader.prepare_cached(&format!("SELECT permissions FROM \"{app_id}.permissions\""))?;
-    let mut rows = statement.query([])?;
-    match rows.next()? {
-        Some(row) => Ok(row.get::<_, Option<String>>(0)?),
-        None => Ok(None),
-    }
 }
 
 /// Rows by key, in the order asked for; `None` where there is none any more.

@@ -15,13 +15,15 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite;
 use warp::filters::ws::{Message, WebSocket};
 use warp::http::{HeaderMap, header};
-use zql_spec::protocol::connect::{self, ConnectParams};
+use zql_spec::protocol::connect;
 use zql_spec::protocol::downstream::{Connected, Downstream};
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::sec_protocol::SecProtocol;
 use zql_spec::protocol::unsupported_version;
-use zql_spec::protocol::upstream::Upstream;
+use zql_spec::protocol::upstream::{Push, Upstream};
 
+use crate::auth::{Auth, Change};
+use crate::crud::Crud;
 use crate::group::GroupEvent;
 use crate::hub::{Connection, Hub};
 use crate::outbox::{Outbox, OutboxReceiver, Outgoing, outbox};
@@ -68,9 +70,16 @@ pub(crate) async fn serve(socket: WebSocket, request: UpgradeRequest, hub: Arc<H
     let (outbox, receiver) = outbox();
     let (room, room_signal) = mpsc::channel(1);
     let writer = tokio::spawn(write(sink, receiver, room));
-    let mut reader =
-        Reader { stream, outbox: outbox.clone(), hub: Arc::clone(&hub), connection: None, source: None, group: None };
-    match reader.accept(request) {
+    let mut reader = Reader {
+        stream,
+        outbox: outbox.clone(),
+        hub: Arc::clone(&hub),
+        connection: None,
+        source: None,
+        group: None,
+        auth: None,
+    };
+    match reader.accept(request).await {
         Ok(first) => {
             reader.run(first, room_signal).await;
             reader.leave().await;
@@ -112,11 +121,13 @@ struct Reader {
     source: Option<Source>,
     /// The group's task, once the connection is initialised.
     group: Option<mpsc::Sender<GroupEvent>>,
+    /// The token that was accepted last.
+    auth: Option<Arc<Auth>>,
 }
 
 impl Reader {
     /// Checks the handshake, registers the connection and greets. Gives the message hidden in the header.
-    fn accept(&mut self, request: UpgradeRequest) -> Result<Option<String>, Refusal> {
+    async fn accept(&mut self, request: UpgradeRequest) -> Result<Option<String>, Refusal> {
         let params = connect::parse(&request.path, request.query.as_deref()).map_err(Refusal::protocol)?;
         let header = request.headers.get(header::SEC_WEBSOCKET_PROTOCOL);
         let header = header.ok_or_else(|| Refusal::protocol("Error: Unexpected undefined value".to_owned()))?;
@@ -128,31 +139,24 @@ impl Reader {
                 return Err(Refusal::protocol("Error: invalid querystring - U+0000 is not allowed".to_owned()));
             }
         }
-        let auth = hidden.auth_token.filter(|token| !token.is_empty());
-        self.check_auth(&params, auth.as_deref()).map_err(Refusal::auth)?;
+        let token = hidden.auth_token.unwrap_or_default();
+        let resolved = self.hub.authenticator.resolve(None, &token, params.user_id.as_deref()).await;
+        if let Change::To(auth) = resolved.map_err(|error| Refusal::auth(*error))? {
+            self.auth = Some(auth);
+        }
+        self.hub.check_pinned_user(&params.client_group_id, params.user_id.as_deref()).map_err(Refusal::auth)?;
         if let Some(error) = unsupported_version(params.version) {
             return Err(Refusal { error: Some(error), code: None });
         }
         let wsid = params.ws_id.clone();
-        let connection = Connection::new(params, auth, &request.headers, &self.hub.config.query, self.outbox.clone());
+        let connection =
+            Connection::new(params, self.auth.clone(), &request.headers, &self.hub.config.query, self.outbox.clone());
         self.source = Some(Source::new(&connection, &request.headers, &self.hub.config.mutate));
         let connection = self.hub.register(connection);
         self.connection = Some(connection);
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
         self.outbox.send_one(&Downstream::Connected(Connected { wsid, timestamp: Some(timestamp) }));
         Ok(hidden.init_connection_message.map(|message| message.get().to_owned()))
-    }
-
-    fn check_auth(&self, params: &ConnectParams, auth: Option<&str>) -> Result<(), ErrorBody> {
-        if auth.is_some() && self.hub.config.verifies_jwt {
-            let message = "Failed to decode auth token: this server does not verify JSON web tokens yet \
-                           (ZERO_AUTH_JWK, ZERO_AUTH_JWKS_URL, ZERO_AUTH_SECRET)";
-            return Err(ErrorBody::new(ErrorKind::AuthInvalidated, message));
-        }
-        if auth.is_some() && params.user_id.is_none() {
-            return Err(ErrorBody::new(ErrorKind::Unauthorized, "Authenticated connections require a userID."));
-        }
-        self.hub.check_pinned_user(&params.client_group_id, params.user_id.as_deref())
     }
 
     /// Handles messages until the connection ends.
@@ -241,18 +245,12 @@ impl Reader {
                     self.hub.pushes.deleted(source, &named);
                 }
             }
-            Upstream::UpdateAuth { auth } => {
-                if !auth.is_empty() && self.hub.config.verifies_jwt {
-                    let message = "Failed to decode auth token: this server does not verify JSON web tokens yet";
-                    return self.fail(ErrorBody::new(ErrorKind::AuthInvalidated, message));
-                }
-                if let Some(source) = &mut self.source {
-                    source.update_auth(&auth);
-                }
-                self.tell_group(|id| GroupEvent::UpdateAuth(id, auth)).await;
-            }
+            Upstream::UpdateAuth { auth } => return self.update_auth(&connection, &auth).await,
             Upstream::Push(push) => {
                 let Some(source) = &self.source else { return false };
+                if self.group.is_some() && Crud::concerns(&push) && push.client_group_id == *connection.group_id {
+                    return self.mutate(&connection, &push).await;
+                }
                 if let Err(error) = self.hub.pushes.accept(&self.hub, source, &push, text) {
                     return self.fail(*error);
                 }
@@ -265,6 +263,38 @@ impl Reader {
             Upstream::Inspect(inspect) => self.tell_group(|id| GroupEvent::Inspect(id, Box::new(inspect))).await,
             // Ignored by the reference as well.
             Upstream::Pull | Upstream::CloseConnection => {}
+        }
+        true
+    }
+
+    /// Carries CRUD mutations out; false ends the connection.
+    async fn mutate(&self, connection: &Connection, push: &Push) -> bool {
+        match self.hub.crud.process(&connection.group_id, self.auth.as_deref(), push).await {
+            Ok(()) => true,
+            Err(error) if error.keeps_connection() => {
+                self.outbox.send_one(&Downstream::Error(error));
+                true
+            }
+            Err(error) => self.fail(*error),
+        }
+    }
+
+    /// The client has a new token; false ends the connection.
+    async fn update_auth(&mut self, connection: &Connection, token: &str) -> bool {
+        if self.group.is_none() {
+            return true;
+        }
+        let user = connection.user_id.as_deref();
+        match self.hub.authenticator.resolve(self.auth.as_deref(), token, user).await {
+            Ok(Change::Unchanged) => {}
+            Ok(Change::To(auth)) => {
+                if let Some(source) = &mut self.source {
+                    source.update_auth(&auth.token);
+                }
+                self.auth = Some(Arc::clone(&auth));
+                self.tell_group(|id| GroupEvent::UpdateAuth(id, auth)).await;
+            }
+            Err(error) => return self.fail(*error),
         }
         true
     }

@@ -12,7 +12,7 @@ mod endpoint;
 mod pattern;
 
 use crate::config::Config;
-pub(crate) use endpoint::{CallError, Caller, Endpoint};
+pub(crate) use endpoint::{CallError, Caller, Endpoint, causes};
 
 /// A named query to transform.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use cvr::ttl::TtlClock;
 use cvr_store::StoreError;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use zql_spec::ast::Ast;
 use zql_spec::client_schema::ClientSchema;
 use zql_spec::json::Json;
@@ -26,7 +27,7 @@ use super::pokes::Item;
 use super::queries::Mode;
 use super::{Called, Fault, Group, GroupEvent, Record, cvr_error, now_ms, store_error};
 use crate::api::{Answer, Caller};
-use crate::hub::{Connection, Services, pinned_user_error};
+use crate::hub::{Connection, Services};
 
 /// A connected client.
 #[derive(Debug)]
@@ -40,6 +41,10 @@ pub(super) struct Client {
     pub(super) lagging: bool,
     /// On whose behalf the query API is called.
     pub(super) caller: Caller,
+    /// What its token says of its user, if it was verified.
+    pub(super) claims: Option<Arc<Json>>,
+    /// When it is asked again whether its user is known.
+    pub(super) revalidate_at: Option<Instant>,
     /// Its first message, until it is admitted.
     init: Option<Box<InitConnection>>,
     /// Messages that came before it was admitted.
@@ -83,6 +88,8 @@ impl Group {
             poked: false,
             lagging: false,
             caller: caller.clone(),
+            claims: connection.auth.as_ref().and_then(|auth| auth.claims.clone()),
+            revalidate_at: None,
             init: Some(init),
             waiting: Vec::new(),
             connection,
@@ -146,6 +153,7 @@ impl Group {
         let Some(init) = client.init.take() else { return Ok(()) };
         let connection = Arc::clone(&client.connection);
         self.check_user(id, &answer)?;
+        self.validated(id);
         let profile_id = connection.profile_id.clone().unwrap_or_else(|| format!("cg{}", self.id));
         let change = Change {
             client_schema: init.client_schema.as_deref(),
@@ -155,20 +163,6 @@ impl Group {
             deleted: init.deleted.as_ref(),
         };
         self.change_and_sync(id, change, Mode::All).await
-    }
-
-    /// Checks the user that the API server sees against the one that the connection claims, and the group's.
-    pub(super) fn check_user(&mut self, id: u64, answer: &Answer) -> Result<(), Fault> {
-        let Some(client) = self.client(id) else { return Ok(()) };
-        let claimed = client.connection.user_id.clone();
-        if answer.user_id.as_ref().is_some_and(|validated| *validated != claimed) {
-            let message = "Connection userID does not match validated server userID.";
-            return Err(Fault::client(id, ErrorBody::new(ErrorKind::Unauthorized, message)));
-        }
-        if *self.shared.pinned_user.get_or_init(|| claimed.clone()) != claimed {
-            return Err(Fault::client(id, pinned_user_error()));
-        }
-        Ok(())
     }
 
     /// Handles a later message of an admitted client.
@@ -182,31 +176,10 @@ impl Group {
                 let change = Change { deleted: Some(&body), ..Change::default() };
                 self.change_and_sync(id, change, Mode::Missing).await
             }
-            GroupEvent::UpdateAuth(id, token) => self.update_auth(id, token).await,
+            GroupEvent::UpdateAuth(id, auth) => self.update_auth(id, &auth).await,
             GroupEvent::Inspect(id, request) => self.inspect(id, *request),
             GroupEvent::Join(..) | GroupEvent::Room(_) | GroupEvent::Left(_) | GroupEvent::Stop => Ok(()),
         }
-    }
-
-    async fn update_auth(&mut self, id: u64, token: String) -> Result<(), Fault> {
-        let Some(client) = self.client(id) else { return Ok(()) };
-        let unauthorized = |message: &str| Fault::client(id, ErrorBody::new(ErrorKind::Unauthorized, message));
-        if token.is_empty() {
-            return match client.caller.auth {
-                None => Ok(()),
-                Some(_) => Err(unauthorized(
-                    "No token provided. An unauthenticated client cannot connect to an authenticated client group.",
-                )),
-            };
-        }
-        if client.connection.user_id.is_none() {
-            return Err(unauthorized("Authenticated connections require a userID."));
-        }
-        if client.caller.auth.as_ref() == Some(&token) {
-            return Ok(());
-        }
-        client.caller.auth = Some(token);
-        self.sync_queries(Some(id), Mode::All).await
     }
 
     /// Changes the record as one message asks, tells the clients that are up to date, and brings the running queries
@@ -356,7 +329,7 @@ fn caller(services: &Services, connection: &Connection, init: &InitConnection) -
         url: init.user_query_url.clone().filter(|url| !url.is_empty()),
         client_headers,
         request_headers: connection.request_headers.clone(),
-        auth: connection.auth.clone(),
+        auth: connection.auth.as_ref().map(|auth| auth.token.to_string()),
         cookie: connection.cookie.clone(),
         origin: connection.origin.clone(),
     }

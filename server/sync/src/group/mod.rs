@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cvr::CvrError;
-use cvr::record::Cvr;
+use cvr::record::{Body, Cvr};
 use cvr::row::{QueryId, Rows};
 use cvr::ttl::{self, TtlClock};
 use cvr_store::{Rehome, StoreError};
@@ -24,16 +24,20 @@ use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::inspect::Inspect;
 use zql_spec::protocol::upstream::{ChangeDesiredQueries, DeleteClients, InitConnection};
 
+mod auth;
 mod clients;
 mod inspection;
 mod pokes;
 mod queries;
 mod tables;
 
+use crate::auth::Auth;
 use crate::hub::{Connection, GroupShared, Services};
 use crate::inspect::GroupTimes;
+use crate::permissions::live::Live;
+use auth::Revalidated;
 use clients::Client;
-use queries::{Batch, Cached, Running, Transformed};
+use queries::{Batch, Cached, Mode, Running, Transformed};
 use tables::Tables;
 
 /// How long a group outlives its last client: a page that reloads finds it warm.
@@ -55,7 +59,7 @@ pub(crate) enum GroupEvent {
     /// Tabs were closed for good.
     DeleteClients(u64, DeleteClients),
     /// A new token.
-    UpdateAuth(u64, String),
+    UpdateAuth(u64, Arc<Auth>),
     /// A request of the inspector.
     Inspect(u64, Box<Inspect>),
     /// A connection that was too slow has room again.
@@ -71,6 +75,8 @@ pub(crate) enum GroupEvent {
 enum Called {
     /// A connection's user was asked for.
     Validated(u64, Result<crate::api::Answer, ErrorBody>),
+    /// The same was asked again.
+    Revalidated(Revalidated),
     /// Queries were transformed.
     Transformed(Transformed),
 }
@@ -113,6 +119,7 @@ pub(crate) struct Group {
     shared: Arc<GroupShared>,
     mailbox: views::Mailbox,
     calls: JoinSet<Called>,
+    permissions: Live,
     record: Option<Record>,
     clock: TtlClock,
     /// When a client last connected, in ms since the epoch.
@@ -135,12 +142,19 @@ pub(crate) struct Group {
     evict_at: Option<Instant>,
     idle_at: Option<Instant>,
     touch_at: Instant,
+    /// When named queries are transformed again.
+    retransform_at: Option<Instant>,
+    /// The connection on whose behalf that was done last.
+    background: Option<u64>,
     retry_at: Option<Instant>,
 }
 
 impl Group {
     pub(crate) fn new(id: Arc<str>, services: Arc<Services>, shared: Arc<GroupShared>) -> Self {
         let mailbox = services.views.mailbox();
+        let mut permissions = services.permissions.clone();
+        // What is in force now is looked up when it is needed.
+        permissions.mark_unchanged();
         let now = now_ms();
         Group {
             id,
@@ -148,6 +162,7 @@ impl Group {
             services,
             shared,
             calls: JoinSet::new(),
+            permissions,
             record: None,
             clock: TtlClock::new(0.0, now),
             last_connect_time: now,
@@ -163,6 +178,8 @@ impl Group {
             evict_at: None,
             idle_at: None,
             touch_at: Instant::now() + TOUCH_EVERY,
+            retransform_at: None,
+            background: None,
             retry_at: None,
         }
     }
@@ -170,7 +187,8 @@ impl Group {
     /// Handles events until the group is idle, broken or told to stop.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<GroupEvent>) {
         loop {
-            let deadline = [self.evict_at, self.idle_at, self.retry_at].into_iter().flatten().min();
+            let deadline =
+                [self.evict_at, self.idle_at, self.retry_at, self.maintenance_at()].into_iter().flatten().min();
             let deadline = deadline.map_or(self.touch_at, |deadline| deadline.min(self.touch_at));
             let handled = tokio::select! {
                 biased;
@@ -182,6 +200,7 @@ impl Group {
                     Ok(called) => self.on_called(called).await,
                     Err(error) => Err(Fault::internal(&error)),
                 },
+                Ok(()) = self.permissions.changed() => self.on_permissions().await,
                 event = self.mailbox.recv() => self.on_view(event).await,
                 () = tokio::time::sleep_until(deadline) => {
                     if self.idle_at.is_some_and(|at| at <= Instant::now()) && events.is_empty() {
@@ -276,8 +295,18 @@ impl Group {
                 }
                 Ok(())
             }
+            Called::Revalidated(revalidated) => self.on_revalidated(revalidated),
             Called::Transformed(transformed) => self.on_transformed(transformed).await,
         }
+    }
+
+    /// Other permissions are in force: what clients wrote themselves may see other rows.
+    async fn on_permissions(&mut self) -> Result<(), Fault> {
+        let queries = self.record.iter().flat_map(|record| record.cvr.queries.values());
+        if queries.into_iter().any(|query| matches!(query.body, Body::Ast(_))) {
+            self.sync_queries(None, Mode::Own).await?;
+        }
+        Ok(())
     }
 
     async fn on_timer(&mut self) -> Result<(), Fault> {
@@ -292,6 +321,7 @@ impl Group {
             self.retry_at = None;
             self.subscribe_again();
         }
+        self.maintain(now).await?;
         if self.evict_at.is_some_and(|at| at <= now) {
             self.evict_at = None;
             self.evict().await?;

@@ -24,11 +24,12 @@ use zql_spec::protocol::downstream::{Downstream, QueryError};
 use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorReason};
 use zql_spec::static_params::StaticParams;
 
+use super::clients::Client;
 use super::tables::Tables;
 use super::{BEHIND_RETRY, Called, Fault, Group, now_ms};
 use crate::api::{Answer, Caller, NamedQuery, QueryResult};
 use crate::inspect::QueryTimes;
-use crate::permissions::Permissions;
+use crate::permissions::{Permissions, live};
 use crate::replica;
 
 /// How long a transformed query is not asked for again: a page that connects asks for the same several times.
@@ -39,8 +40,12 @@ const CACHE_FOR: Duration = Duration::from_secs(5);
 pub(super) enum Mode {
     /// All: the user may be another one.
     All,
+    /// All, whatever was answered a moment ago: somebody wants to know what is true now.
+    Fresh,
     /// Those that do not run.
     Missing,
+    /// Those that clients wrote themselves: other permissions are in force.
+    Own,
 }
 
 /// A query that is subscribed.
@@ -92,6 +97,9 @@ pub(super) struct Answered {
 pub(super) struct Transformed {
     batch: u64,
     requester: Option<u64>,
+    /// The connection whose credentials were used.
+    behalf: Option<u64>,
+    mode: Mode,
     caller: Caller,
     asked: Vec<QueryId>,
     answer: Result<Answer, ErrorBody>,
@@ -107,7 +115,13 @@ impl Group {
     /// Starts what the record says should run, as one batch, and stops what expired.
     pub(super) async fn start_queries(&mut self, requester: Option<u64>, mode: Mode) -> Result<(), Fault> {
         let clock = self.clock.read(now_ms());
-        let caller = self.caller(requester);
+        let speaker = self.speaker(requester);
+        let behalf = speaker.map(|client| client.connection.id);
+        let caller = speaker.map(|client| client.caller.clone()).unwrap_or_default();
+        let claims = speaker.and_then(|client| client.claims.clone());
+        if mode == Mode::Fresh {
+            self.background = behalf;
+        }
         let Some(record) = &self.record else { return Ok(()) };
         let cvr = record.cvr.clone();
         let expired = ttl::expired(&cvr, clock);
@@ -134,16 +148,18 @@ impl Group {
             let runs = self.running.contains_key(query_id);
             let local = match &query.body {
                 Body::Internal(text) if !runs => internal(text),
-                Body::Ast(text) if !runs => {
+                Body::Ast(text) if !runs || mode != Mode::Missing => {
                     if permissions.is_none() {
-                        permissions = Some(self.permissions().await?);
+                        permissions = Some(
+                            live::current(&self.services.permissions).await.map_err(|error| Fault::internal(&error))?,
+                        );
                     }
-                    permitted(text, permissions.as_ref())
+                    permitted(text, permissions.as_deref(), claims.as_deref())
                 }
                 Body::Custom { name, args } => {
                     let missing = !runs && !called.contains(query_id);
-                    if self.services.api.is_some() && (mode == Mode::All || missing) {
-                        match self.cached(query_id, &caller) {
+                    if self.services.api.is_some() && (matches!(mode, Mode::All | Mode::Fresh) || missing) {
+                        match self.cached(query_id, &caller).filter(|_| mode != Mode::Fresh) {
                             Some((hash, ast)) => Ok((hash, ast)),
                             None => {
                                 let (name, args) = (Arc::clone(name), Arc::clone(args));
@@ -171,7 +187,7 @@ impl Group {
                     Some(api) => api.transform(&caller, &to_call).await,
                     None => Ok(Answer::default()),
                 };
-                Called::Transformed(Transformed { batch: id, requester, caller, asked, answer })
+                Called::Transformed(Transformed { batch: id, requester, behalf, mode, caller, asked, answer })
             });
         }
         self.batches.push(batch);
@@ -183,14 +199,29 @@ impl Group {
 
     /// The query API answered.
     pub(super) async fn on_transformed(&mut self, transformed: Transformed) -> Result<(), Fault> {
-        let Transformed { batch: id, requester, caller, asked, answer } = transformed;
+        let Transformed { batch: id, requester, behalf, mode, caller, asked, answer } = transformed;
         let Some(position) = self.batches.iter().position(|batch| batch.id == id) else { return Ok(()) };
         let mut batch = self.batches.remove(position);
         batch.calling.clear();
+        let mut refused = None;
+        // An answer for a token that was replaced meanwhile is out of date: all was asked again with the new one.
+        let stale = behalf.and_then(|id| self.client(id)).is_some_and(|client| client.caller != caller);
         let outcome = match answer {
-            Ok(answer) => self.take_results(&mut batch, &caller, &asked, answer, requester),
+            _ if stale => Ok(()),
+            Ok(answer) => match behalf.map_or(Ok(()), |id| self.check_user(id, &answer)) {
+                Ok(()) => self.take_results(&mut batch, &caller, &asked, answer, requester),
+                // A user who is another one now: not a failure of the queries.
+                Err(fault) => {
+                    refused = Some(fault);
+                    Ok(())
+                }
+            },
             Err(error) => match requester.filter(|&id| self.position(id).is_some()) {
                 Some(requester) => Err(Fault::client(requester, error)),
+                None if mode == Mode::Fresh && error.is_auth() => {
+                    refused = behalf.map(|id| Fault::client(id, error));
+                    Ok(())
+                }
                 None => {
                     tracing::warn!(group = &*self.id, message = error.message, "queries could not be transformed");
                     Ok(())
@@ -200,6 +231,11 @@ impl Group {
         self.batches.insert(position, batch);
         let outcome = outcome.or_else(|fault| self.on_fault(fault));
         outcome?;
+        if let Some(fault) = refused {
+            // Somebody else of the group may still be known.
+            self.on_fault(fault)?;
+            self.retransform().await?;
+        }
         self.finish_batches().await
     }
 
@@ -211,9 +247,6 @@ impl Group {
         answer: Answer,
         requester: Option<u64>,
     ) -> Result<(), Fault> {
-        if let Some(requester) = requester {
-            self.check_user(requester, &answer)?;
-        }
         let mut errors: Vec<QueryError> = Vec::new();
         let mut failed = Vec::new();
         for result in answer.results {
@@ -509,23 +542,14 @@ impl Group {
         Ok(())
     }
 
-    /// What clients' own ASTs may see.
-    async fn permissions(&self) -> Result<Permissions, Fault> {
-        let services = Arc::clone(&self.services);
-        let read = move || replica::permissions(&services.replica, &services.config.app_id);
-        let text = tokio::task::spawn_blocking(read).await.map_err(|error| Fault::internal(&error))?;
-        match text.map_err(|error| Fault::internal(&error))? {
-            Some(text) => Permissions::parse(&text).map_err(|error| Fault::internal(&error)),
-            None => Ok(Permissions::default()),
-        }
-    }
-
-    /// On whose behalf the query API is called: the connection that asks, else the newest one.
-    fn caller(&self, requester: Option<u64>) -> Caller {
-        let asking = self.clients.iter().find(|client| Some(client.connection.id) == requester);
-        let newest =
-            self.clients.iter().filter(|client| !client.is_joining()).max_by_key(|client| client.connection.id);
-        asking.or(newest).map(|client| client.caller.clone()).unwrap_or_default()
+    /// For whom queries are transformed: the connection that asks, else the one that did before, else the newest one.
+    fn speaker(&self, requester: Option<u64>) -> Option<&Client> {
+        let find = |id: Option<u64>| self.clients.iter().find(|client| Some(client.connection.id) == id);
+        let newest = || {
+            let admitted = self.clients.iter().filter(|client| !client.is_joining());
+            admitted.max_by_key(|client| client.connection.id)
+        };
+        find(requester).or_else(|| find(self.background)).or_else(newest)
     }
 
     fn cached(&self, query_id: &QueryId, caller: &Caller) -> Option<(Arc<str>, Arc<Ast>)> {
@@ -578,14 +602,18 @@ fn internal(text: &str) -> Result<(Arc<str>, Arc<Ast>), String> {
 }
 
 /// A client's own AST, narrowed to what may be read.
-fn permitted(text: &str, permissions: Option<&Permissions>) -> Result<(Arc<str>, Arc<Ast>), String> {
+fn permitted(
+    text: &str,
+    permissions: Option<&Permissions>,
+    claims: Option<&Json>,
+) -> Result<(Arc<str>, Arc<Ast>), String> {
     let json = Json::parse(text).map_err(|error| error.to_string())?;
     let mut ast = Ast::parse_lenient(&json).map_err(|error| error.to_string())?;
     match permissions {
         Some(permissions) => permissions.apply(&mut ast),
         None => Permissions::default().apply(&mut ast),
     }
-    // Tokens are not verified yet, so nobody has claims: a rule that needs one finds nothing.
-    StaticParams { auth_data: None, pre_mutation_row: None }.bind(&mut ast);
+    // Without claims a rule that needs one finds nothing.
+    StaticParams { auth_data: claims, pre_mutation_row: None }.bind(&mut ast);
     Ok((hash::transformation_hash(&ast).into(), Arc::new(ast)))
 }

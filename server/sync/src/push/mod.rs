@@ -58,7 +58,7 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn new(connection: &Connection, headers: &HeaderMap, api: &ApiConfig) -> Self {
         let origin = Origin {
-            caller: Caller::from_request(headers, api, connection.auth.clone()),
+            caller: Caller::from_request(headers, api, connection.auth.as_ref().map(|auth| auth.token.to_string())),
             group_id: Arc::clone(&connection.group_id),
             user_id: connection.user_id.clone(),
         };
@@ -67,9 +67,7 @@ impl Source {
 
     /// Notes a new token: what is pushed from now on is sent with it.
     pub(crate) fn update_auth(&mut self, token: &str) {
-        if !token.is_empty() && self.origin.caller.auth.as_deref() != Some(token) {
-            self.change(|caller| caller.auth = Some(token.to_owned()));
-        }
+        self.change(|caller| caller.auth = Some(token.to_owned()));
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Caller)) {
@@ -130,7 +128,7 @@ impl Pushes {
             return Ok(());
         }
         if push.mutations.iter().any(|mutation| mutation.r#type == MutationType::Crud) {
-            return invalid("Support for legacy CRUD mutations is disabled".to_owned());
+            return invalid("A push of custom mutations cannot hold CRUD mutations as well.".to_owned());
         }
         let Some(endpoint) = &self.endpoint else {
             return invalid("A ZERO_MUTATE_URL must be set in order to process custom mutations.".to_owned());

@@ -1,7 +1,7 @@
 //! A server over a database of its own, an API server that answers what it is told, and clients.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
@@ -12,7 +12,7 @@ use sync::config::Config;
 use sync::hub::Hub;
 use sync::options::Settings;
 use testdata::postgres::shared;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use warp::Filter;
 use zql_spec::protocol::error::ErrorBody;
 use zql_spec::protocol::upstream::DesiredOp;
@@ -47,12 +47,49 @@ pub(crate) struct Server {
     folder: Arc<tempfile::TempDir>,
 }
 
-/// The application's API server. The query `ast` is its first argument, `refused` is refused.
-#[derive(Default)]
+/// The application's API server. The query `ast` is its first argument, `changing` is [`Api::changing`], others are
+/// refused.
 pub(crate) struct Api {
     pub(crate) calls: AtomicUsize,
     /// A status to answer everything with, 0 for none.
     pub(crate) status: AtomicUsize,
+    /// Tokens that are not known (any more).
+    pub(crate) unknown: Mutex<Vec<String>>,
+    /// The user to answer, if any.
+    pub(crate) user: Mutex<Option<Value>>,
+    /// What the query `changing` is at the moment.
+    pub(crate) changing: Mutex<Value>,
+    /// Tokens and queries of the calls so far.
+    seen: Mutex<Vec<(String, usize)>>,
+    /// A permit for each call that nobody waited for yet.
+    arrived: Semaphore,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Api {
+            calls: AtomicUsize::default(),
+            status: AtomicUsize::default(),
+            unknown: Mutex::default(),
+            user: Mutex::default(),
+            changing: Mutex::default(),
+            seen: Mutex::default(),
+            arrived: Semaphore::new(0),
+        }
+    }
+}
+
+impl Api {
+    /// Waits for the next call with this token: how many queries it asked for.
+    pub(crate) async fn call_with(&self, token: &str) -> usize {
+        loop {
+            patiently(self.arrived.acquire()).await.expect("open").forget();
+            let (seen, queries) = self.seen.lock().expect("not poisoned").remove(0);
+            if seen == token {
+                return queries;
+            }
+        }
+    }
 }
 
 impl Server {
@@ -79,7 +116,11 @@ impl Server {
         }
         let config = Arc::new(Config::new(&settings).expect("good settings"));
         let (parameters, _) = upstream::pool_parts(&database, "ZERO_CVR_DB", "test").expect("a URL");
-        let manager = Manager::new(parameters, tokio_postgres::NoTls);
+        let manager = Manager::new(parameters.clone(), tokio_postgres::NoTls);
+        let upstream_pool = config.crud_mutations.then(|| {
+            let manager = Manager::new(parameters, tokio_postgres::NoTls);
+            Pool::builder(manager).max_size(8).build().expect("a pool")
+        });
         let pool = Pool::builder(manager).max_size(8).build().expect("a pool");
         let options = cvr_store::Options { schema: "zero_0/cvr".to_owned(), task_id: config.task_id.clone() };
         let store = cvr_store::Store::open(pool, options).await.expect("a store");
@@ -92,7 +133,7 @@ impl Server {
         let views = Arc::new(views);
         let notified = Arc::clone(&views);
         let stream = upstream.run(move |commit| notified.committed(commit).expect("a pin")).expect("a stream");
-        let hub = Hub::new(config, replica, views, store.clone());
+        let hub = Hub::new(config, replica, views, store.clone(), upstream_pool);
         let listener = sync::http::listen(0, true).expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel();
@@ -178,15 +219,27 @@ pub(crate) async fn patiently<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn serve_api(api: Arc<Api>) -> String {
-    let route = warp::body::json().map(move |body: Value| {
+    let token = warp::header::optional::<String>("authorization");
+    let route = warp::body::json().and(token).map(move |body: Value, token: Option<String>| {
+        let token = token.as_deref().and_then(|token| token.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
         api.calls.fetch_add(1, Ordering::Relaxed);
-        let status = api.status.load(Ordering::Relaxed);
+        let mut status = api.status.load(Ordering::Relaxed);
+        if api.unknown.lock().expect("not poisoned").contains(&token) {
+            status = 401;
+        }
+        let queries = body[1].as_array().expect("queries").len();
+        api.seen.lock().expect("not poisoned").push((token, queries));
+        api.arrived.add_permits(1);
         if status != 0 {
             let status = warp::http::StatusCode::from_u16(status as u16).expect("a status");
             return warp::reply::with_status(warp::reply::json(&json!("no")), status);
         }
-        let results: Vec<Value> = body[1].as_array().expect("queries").iter().map(answer).collect();
-        let answer = json!({ "kind": "QueryResponse", "queries": results });
+        let results: Vec<Value> =
+            body[1].as_array().expect("queries").iter().map(|query| answer(&api, query)).collect();
+        let mut answer = json!({ "kind": "QueryResponse", "queries": results });
+        if let Some(user) = &*api.user.lock().expect("not poisoned") {
+            answer["userID"] = user.clone();
+        }
         warp::reply::with_status(warp::reply::json(&answer), warp::http::StatusCode::OK)
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -195,9 +248,12 @@ async fn serve_api(api: Arc<Api>) -> String {
     format!("http://{address}/query")
 }
 
-fn answer(query: &Value) -> Value {
+fn answer(api: &Api, query: &Value) -> Value {
     match query["name"].as_str() {
         Some("ast") => json!({ "id": query["id"], "name": "ast", "ast": query["args"][0] }),
+        Some("changing") => {
+            json!({ "id": query["id"], "name": "changing", "ast": *api.changing.lock().expect("not poisoned") })
+        }
         _ => json!({ "error": "app", "id": query["id"], "name": query["name"], "message": "nope" }),
     }
 }

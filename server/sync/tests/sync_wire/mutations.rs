@@ -195,7 +195,6 @@ async fn failures_are_told_to_the_client_that_made_the_mutation() {
 async fn pushes_that_cannot_be_sent_are_refused() {
     let (server, api) = start(&[]).await;
     let custom = |identity: &Identity| push(identity, "create", &[1]);
-    let crud = |identity: &Identity| custom(identity).replace(r#""custom""#, r#""crud""#);
     let mixed = |identity: &Identity| {
         push(identity, "create", &[1, 2])
             .replacen(r#""custom""#, r#""CUSTOM""#, 1)
@@ -204,10 +203,13 @@ async fn pushes_that_cannot_be_sent_are_refused() {
     };
     let foreign = |identity: &Identity| custom(identity).replace(&identity.client_group_id, "other");
     type Message<'a> = &'a dyn Fn(&Identity) -> String;
-    let disabled = "Support for legacy CRUD mutations is disabled";
     for (message, url, kind, text) in [
-        (&crud as Message<'_>, None, ErrorKind::InvalidPush, disabled),
-        (&mixed, None, ErrorKind::InvalidPush, disabled),
+        (
+            &mixed as Message<'_>,
+            None,
+            ErrorKind::InvalidPush,
+            "A push of custom mutations cannot hold CRUD mutations as well.",
+        ),
         (&foreign, None, ErrorKind::InvalidPush, "clientGroupID in mutation \"other\" does not match clientGroupID of"),
         (
             &custom,
