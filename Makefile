@@ -26,6 +26,7 @@ test: postgres node
 	$(CARGO) test --release --workspace --no-fail-fast
 
 bench:
+	@.ci/need valgrind valgrind
 	$(CARGO) build --release --workspace --bin bench
 	@$(CARGO_TARGET_DIR)/release/bench $(BENCH)
 

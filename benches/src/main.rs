@@ -7,6 +7,7 @@
 mod answer;
 mod chart;
 mod hand;
+mod hot_path;
 mod hydration;
 mod maintenance;
 mod measure;
@@ -34,6 +35,7 @@ enum Part {
     Hydration,
     Memory,
     Maintenance,
+    HotPath,
 }
 
 /// Measures hydration and maintenance.
@@ -57,6 +59,9 @@ struct Arguments {
     /// Run one query of the memory benchmark in this process.
     #[arg(long, hide = true, requires = "replica")]
     memory_of: Option<usize>,
+    /// Run the work whose instructions are counted in this process.
+    #[arg(long, hide = true, requires = "replica")]
+    hot_path: bool,
     /// The replica for it.
     #[arg(long, hide = true)]
     replica: Option<PathBuf>,
@@ -67,6 +72,11 @@ fn main() -> Result<()> {
     if let (Some(number), Some(replica)) = (arguments.memory_of, &arguments.replica) {
         return memory::child(number, replica);
     }
+    if let (true, Some(replica)) = (arguments.hot_path, &arguments.replica) {
+        return hot_path::child(replica);
+    }
+    let folder = arguments.output.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"));
+    let before = Report::recorded(&folder, &arguments.name);
     let machine = measure::machine();
     let wanted = |part: Part| arguments.parts.is_empty() || arguments.parts.contains(&part);
     let mut report = Report::default();
@@ -84,8 +94,10 @@ fn main() -> Result<()> {
     if wanted(Part::Maintenance) {
         maintenance::run(&mut report)?;
     }
-    let folder = arguments.output.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"));
-    report.write(&folder, &arguments.name, &machine)?;
+    if wanted(Part::HotPath) {
+        hot_path::run(before.get("hot-path"), &mut report)?;
+    }
+    report.write(&folder, &arguments.name, &machine, before)?;
     eprintln!("written to {}", folder.display());
     Ok(())
 }

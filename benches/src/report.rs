@@ -210,11 +210,29 @@ impl Report {
         self.sections.push(section);
     }
 
-    /// Writes all results to a folder: a JSON and a Markdown file, and a chart for each section that has one.
-    pub(crate) fn write(&self, folder: &Path, name: &str, machine: &Value) -> Result<()> {
+    /// The sections of the run that was recorded last, if there is one.
+    pub(crate) fn recorded(folder: &Path, name: &str) -> Map<String, Value> {
+        let text = std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap_or_default();
+        match serde_json::from_str::<Value>(&text) {
+            Ok(Value::Object(mut run)) => match run.remove("sections") {
+                Some(Value::Object(sections)) => sections,
+                _ => Map::new(),
+            },
+            _ => Map::new(),
+        }
+    }
+
+    /// Writes all results to a folder: a JSON and a Markdown file, and a chart for each section that has one. Parts that
+    /// did not run keep what was recorded before, in JSON.
+    pub(crate) fn write(
+        &self,
+        folder: &Path,
+        name: &str,
+        machine: &Value,
+        mut sections: Map<String, Value>,
+    ) -> Result<()> {
         std::fs::create_dir_all(folder)?;
-        let sections: Map<String, Value> =
-            self.sections.iter().map(|section| (section.id.clone(), section.json())).collect();
+        sections.extend(self.sections.iter().map(|section| (section.id.clone(), section.json())));
         let all = json!({"machine": machine, "sections": sections});
         std::fs::write(folder.join(format!("{name}.json")), serde_json::to_string_pretty(&all)? + "\n")?;
         let say = |what: &str| machine[what].as_str().map_or_else(|| machine[what].to_string(), str::to_owned);

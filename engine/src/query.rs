@@ -109,6 +109,29 @@ pub struct Comparison {
     pub op: SimpleOperator,
     /// The constant.
     pub literal: Literal,
+    /// Which of its query's comparisons it is.
+    pub place: Place,
+}
+
+/// Where a comparison stands in its query: the how-manieth of a node's filter. Equal queries but for their constants
+/// have the same places, so that what was made for one can be used for the other. It is no part of what a filter
+/// means: filters that differ in places alone are equal and print alike.
+#[derive(Clone, Copy, Default)]
+pub struct Place {
+    node: u32,
+    number: u32,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Place) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("_")
+    }
 }
 
 /// A resolved cursor.
@@ -170,12 +193,52 @@ impl Query {
     pub fn resolve(ast: &Ast, schema: &Schema) -> Result<Query, ResolveError> {
         let mut resolver = Resolver { schema, nodes: Vec::new() };
         resolver.node(ast, Role::Root, None, true, false, 0)?;
-        Ok(Query { nodes: resolver.nodes })
+        Ok(Query::new(resolver.nodes))
+    }
+
+    /// A query of these nodes.
+    pub fn new(mut nodes: Vec<Node>) -> Query {
+        for (node, of_node) in nodes.iter_mut().enumerate() {
+            let mut number = 0;
+            number_comparisons(&mut of_node.filter, node as u32, &mut number);
+        }
+        Query { nodes }
+    }
+
+    /// The comparison at a place, and its node.
+    pub fn comparison(&self, place: Place) -> Option<(&Node, &Comparison)> {
+        let node = self.nodes.get(place.node as usize)?;
+        Some((node, nth_comparison(&node.filter, &mut (place.number + 1))?))
     }
 
     /// The root node.
     pub fn root(&self) -> &Node {
         &self.nodes[0]
+    }
+}
+
+fn number_comparisons(filter: &mut Filter, node: u32, number: &mut u32) {
+    match filter {
+        Filter::Compare(comparison) => {
+            comparison.place = Place { node, number: *number };
+            *number += 1;
+        }
+        Filter::And(filters) | Filter::Or(filters) => {
+            filters.iter_mut().for_each(|filter| number_comparisons(filter, node, number));
+        }
+        Filter::Const(_) | Filter::Exists { .. } => {}
+    }
+}
+
+/// The comparison at which `left` comes down to zero.
+fn nth_comparison<'f>(filter: &'f Filter, left: &mut u32) -> Option<&'f Comparison> {
+    match filter {
+        Filter::Compare(comparison) => {
+            *left -= 1;
+            (*left == 0).then_some(comparison)
+        }
+        Filter::And(filters) | Filter::Or(filters) => filters.iter().find_map(|filter| nth_comparison(filter, left)),
+        Filter::Const(_) | Filter::Exists { .. } => None,
     }
 }
 
@@ -407,7 +470,7 @@ fn compare(
     match left {
         ValuePosition::Column(name) => {
             let column = column_index(table, name)?;
-            Ok(Filter::Compare(Comparison { column, op, literal: literal.clone() }))
+            Ok(Filter::Compare(Comparison { column, op, literal: literal.clone(), place: Place::default() }))
         }
         ValuePosition::Literal(Literal::Value(value)) => {
             Ok(Filter::Const(zql_spec::compare::compare(value, op, literal)))

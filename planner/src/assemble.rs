@@ -11,6 +11,7 @@ use crate::choose::{Want, conjunction};
 use crate::cost::{self, Model};
 use crate::parts::{Driver, Parts, collect_exists, truth};
 use crate::plan::{Col, Leaf, Match, Op, Probe, Rel, Truth};
+use crate::statement::Shapes;
 
 /// A plan in the making.
 pub(crate) struct Assembly<'a> {
@@ -226,6 +227,7 @@ impl<'a> Assembly<'a> {
             stream: self.driver == Driver::Scan
                 && reach.rows > model.stream_rows
                 && (filtered_after || want.columns.is_some()),
+            shapes: Shapes::default(),
         };
         let read = reach.cost
             + reach.rows * probes
@@ -330,6 +332,7 @@ pub(crate) fn fetch(model: &Model<'_>, rel: Rel, rows: f64) -> Rel {
         order: false,
         limit: None,
         stream: false,
+        shapes: Shapes::default(),
     };
     let op = Op::Lookup { input: Box::new(rel), by, leaf };
     Rel { op, node, columns: vec![Col::Row], rows, cost }

@@ -20,20 +20,22 @@ use crate::error::Result;
 use crate::keys::ParentKeys;
 use crate::physical;
 use crate::plan::{Op, Rel};
+use crate::plans::{Plans, ShapePlans};
 use crate::run::Run;
 use crate::statement::BATCH_ROWS;
-use crate::stats::StatsCache;
+use crate::stats::{StatsCache, TableStats};
 
 /// Plans and runs hydrations. One for a process; it holds statistics and DataFusion's settings.
 pub struct Planner {
     stats: StatsCache,
+    plans: Plans,
     context: Arc<TaskContext>,
     dice: Option<Dice>,
 }
 
 /// A node's plan, how many keys it was made for, and what it gave.
 pub(crate) struct NodeAnswer {
-    pub(crate) plan: Rel,
+    pub(crate) plan: Arc<Rel>,
     pub(crate) keys: Option<usize>,
     pub(crate) rows: usize,
 }
@@ -49,7 +51,7 @@ impl Planner {
     pub fn new() -> Self {
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
         let context = Arc::new(TaskContext::default().with_session_config(config));
-        Planner { stats: StatsCache::default(), context, dice: None }
+        Planner { stats: StatsCache::default(), plans: Plans::default(), context, dice: None }
     }
 
     /// A planner that picks any possible plan instead of the cheapest, for tests: all must give one answer.
@@ -66,8 +68,7 @@ impl Planner {
         found: &mut Found<'_>,
     ) -> Result<Vec<Option<NodeAnswer>>> {
         let run = Run::new(query, snapshot)?;
-        let model = self.model(&run)?;
-        let mut chooser = Chooser::new(&model, self.dice);
+        let mut choice = Choice::new(self, &run)?;
         let mut answers: Vec<Option<NodeAnswer>> = Vec::with_capacity(query.nodes.len());
         // Keys of nodes that are still to be read.
         let mut keys: FxHashMap<NodeId, ParentKeys> = FxHashMap::default();
@@ -85,7 +86,7 @@ impl Planner {
                 continue;
             };
             let key_count = given.as_ref().map(|given| given.set.len());
-            let plan = chooser.rows(id, key_count);
+            let plan = choice.plan(id, key_count);
             let synced = node.children.iter().filter(|child| query.nodes[**child].synced);
             let mut below: Vec<(NodeId, ParentKeys)> = synced
                 .filter_map(|&child| {
@@ -116,8 +117,7 @@ impl Planner {
 
     fn plan_all(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<usize> {
         let run = Run::new(query, snapshot)?;
-        let model = self.model(&run)?;
-        let mut chooser = Chooser::new(&model, self.dice);
+        let mut choice = Choice::new(self, &run)?;
         let mut expected: Vec<f64> = Vec::with_capacity(query.nodes.len());
         for (id, node) in query.nodes.iter().enumerate() {
             let keys = node.edge.as_ref().map(|edge| expected[edge.parent].ceil().max(1.0) as usize);
@@ -125,7 +125,7 @@ impl Planner {
                 expected.push(0.0);
                 continue;
             }
-            let plan = chooser.rows(id, keys);
+            let plan = choice.plan(id, keys);
             let none = |edge: &Edge| ParentKeys::new(&node.table, &edge.child_columns, &edge.parent_columns).finish();
             let given = node.edge.as_ref().map(none).transpose()?;
             physical::build(&run, &plan, given.as_ref().map(|given| &given.batch))?;
@@ -134,12 +134,46 @@ impl Planner {
         Ok(query.nodes.iter().filter(|node| node.synced).count())
     }
 
-    /// The estimates of a query.
-    fn model<'q>(&self, run: &'q Run) -> Result<Model<'q>> {
+    /// The statistics of the tables of a query's nodes.
+    fn stats(&self, run: &Run) -> Result<Vec<Arc<TableStats>>> {
         let reader = run.reader.lock();
         let stats = run.query.nodes.iter().map(|node| self.stats.get(&reader, &node.table));
-        let stats = stats.collect::<rusqlite::Result<Vec<_>>>()?;
-        Ok(Model::new(&run.query, stats, if self.dice.is_some() { 0.0 } else { STREAM_ROWS }))
+        Ok(stats.collect::<rusqlite::Result<Vec<_>>>()?)
+    }
+}
+
+/// Where the plans of one query come from.
+enum Choice<'a> {
+    /// From before, or chosen now for all queries of the shape.
+    Shared(&'a Query, Arc<ShapePlans>),
+    /// By chance.
+    Careless(&'a Query, Vec<Arc<TableStats>>, Dice),
+}
+
+impl<'a> Choice<'a> {
+    fn new(planner: &Planner, run: &'a Run) -> Result<Self> {
+        Ok(match planner.dice {
+            Some(dice) => Choice::Careless(&run.query, planner.stats(run)?, dice),
+            None => {
+                let plans = planner.plans.of(&run.query, &run.snapshot.schema, || planner.stats(run))?;
+                Choice::Shared(&run.query, plans)
+            }
+        })
+    }
+
+    fn plan(&mut self, node: NodeId, keys: Option<usize>) -> Arc<Rel> {
+        match self {
+            Choice::Shared(query, plans) => plans.plan(node, keys, || {
+                Chooser::new(&Model::new(query, plans.stats.clone(), STREAM_ROWS), None).rows(node, keys)
+            }),
+            Choice::Careless(query, stats, dice) => {
+                let model = Model::new(query, stats.clone(), 0.0);
+                let plan = Chooser::new(&model, Some(*dice)).rows(node, keys);
+                // Another throw for the next node.
+                dice.0 = dice.0.wrapping_add(1);
+                Arc::new(plan)
+            }
+        }
     }
 }
 

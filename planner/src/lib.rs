@@ -5,9 +5,8 @@
 //! estimate, [`choose`] and [`assemble`] choose a [`plan`], [`physical`] builds DataFusion's operators, and the leaves
 //! [`scan`] and [`lookup`] read SQLite.
 //!
-//! It must not know sockets or Postgres. Cost grows with the rows read; memory with the rows that are
-//! answered and the keys that are joined. Plans are made anew for each hydration: that takes less than
-//! running the smallest query.
+//! It must not know sockets or Postgres. Cost grows with the rows read; memory with the
+//! keys that are joined; rows are handed on as they are found. Plans are kept by the shape of the query ([`plans`]).
 
 mod assemble;
 mod choose;
@@ -25,8 +24,10 @@ mod operator;
 mod parts;
 mod physical;
 mod plan;
+mod plans;
 mod run;
 mod scan;
+mod shape;
 mod statement;
 mod stats;
 mod table;

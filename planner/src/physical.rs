@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::first::FirstPerKeyExec;
 use crate::keyed::{KeyedScan, KeyedScanExec};
 use crate::lookup::SqliteLookupExec;
-use crate::plan::{Col, Leaf, Match, Op, Probe, Rel, Truth};
+use crate::plan::{Col, Leaf, Match, Op, Rel, Truth};
 use crate::run::Run;
 use crate::scan::SqliteScanExec;
 use crate::statement::{Statement, schema};
@@ -134,10 +134,10 @@ pub(crate) fn keyed_scan(run: &Run, rel: &Rel) -> Option<KeyedScan> {
         Col::Column(column) => Some(column),
         _ => None,
     });
-    let lookup = Leaf { lookup: Probe::Columns(key.collect::<Option<_>>()?), ..leaf.clone() };
+    let key = key.collect::<Option<_>>()?;
     Some(KeyedScan {
         scan: Arc::new(Statement::new(&run.query, leaf, &input.columns)),
-        lookup: Arc::new(Statement::new(&run.query, &lookup, &input.columns)),
+        lookup: Arc::new(Statement::keyed(&run.query, leaf, &input.columns, key)),
         stream: leaf.stream,
         of_rows: on.iter().map(|&(_, row)| row).collect(),
         of_keys: on.iter().map(|&(key, _)| key).collect(),

@@ -7,6 +7,8 @@
 use engine::query::{Filter, NodeId};
 use zql_spec::ast::Direction;
 
+use crate::statement::Shapes;
+
 /// A column of a relation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Col {
@@ -40,6 +42,8 @@ pub(crate) struct Leaf {
     /// Whether many more rows may be read than are wanted or fit well in memory: the reader then runs on a
     /// thread of its own, a bounded number of batches ahead, and stops when its batches are no longer taken.
     pub(crate) stream: bool,
+    /// Its statements, once they were written.
+    pub(crate) shapes: Shapes,
 }
 
 /// What a statement looks rows up by.

@@ -105,7 +105,7 @@ impl Run {
 /// Prepares a statement, with its constants bound.
 pub(crate) fn prepare<'r>(reader: &'r Reader, statement: &Statement) -> Result<CachedStatement<'r>> {
     let mut prepared = reader.prepare_cached(&statement.sql.text)?;
-    for (position, value) in statement.sql.binds.iter().enumerate() {
+    for (position, value) in statement.binds.iter().enumerate() {
         prepared.raw_bind_parameter(statement.sql.lookup + position + 1, value)?;
     }
     Ok(prepared)

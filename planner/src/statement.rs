@@ -5,7 +5,8 @@
 //!
 //! A batch grows with [`BATCH_ROWS`] in scans and with the rows of a batch of keys in look-ups.
 
-use std::sync::Arc;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, Float64Builder, Int64Array, RecordBatch, RecordBatchOptions, StringBuilder, UInt32Array,
@@ -17,7 +18,7 @@ use engine::replica::RowCodec;
 use engine::sql::Sql;
 use engine::sql::leaf::{LeafSelect, LookUp, Project, leaf_select};
 use rusqlite::Row;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{Value as SqliteValue, ValueRef};
 use zql_spec::schema::{Table, ValueType};
 use zql_spec::value::Value;
 
@@ -28,10 +29,29 @@ use crate::run::Arena;
 /// Rows of a batch: enough for vectorised joins to pay, and small enough to stay in a core's cache.
 pub(crate) const BATCH_ROWS: usize = 8192;
 
-/// A statement, the schema of what it gives, and where each column comes from.
-#[derive(Debug)]
+/// The statements of a leaf: as it is, and with a key as its parameters. They are written once for all queries of a shape.
+pub(crate) type Shapes = Arc<[OnceLock<Arc<StatementShape>>; 2]>;
+
+/// A statement with the constants of one query.
+#[derive(Clone, Debug)]
 pub(crate) struct Statement {
-    /// The text and its constants.
+    shape: Arc<StatementShape>,
+    /// The constants.
+    pub(crate) binds: Vec<SqliteValue>,
+}
+
+impl Deref for Statement {
+    type Target = StatementShape;
+
+    fn deref(&self) -> &StatementShape {
+        &self.shape
+    }
+}
+
+/// The text of a statement, the schema of what it gives, and where each column comes from.
+#[derive(Debug)]
+pub(crate) struct StatementShape {
+    /// The text, and the constants of the query it was written for.
     pub(crate) sql: Sql,
     /// The Arrow schema of the columns.
     pub(crate) schema: SchemaRef,
@@ -92,6 +112,22 @@ pub(crate) fn schema(table: &Table, columns: &[Col]) -> SchemaRef {
 impl Statement {
     /// The statement of a leaf that gives these columns.
     pub(crate) fn new(query: &Query, leaf: &Leaf, columns: &[Col]) -> Statement {
+        let shape = leaf.shapes[0].get_or_init(|| Arc::new(StatementShape::new(query, leaf, columns)));
+        Statement { shape: Arc::clone(shape), binds: shape.sql.values_of(query) }
+    }
+
+    /// The same for the rows that have a key.
+    pub(crate) fn keyed(query: &Query, leaf: &Leaf, columns: &[Col], key: Vec<usize>) -> Statement {
+        let shape = leaf.shapes[1].get_or_init(|| {
+            let leaf = Leaf { lookup: Probe::Columns(key), ..leaf.clone() };
+            Arc::new(StatementShape::new(query, &leaf, columns))
+        });
+        Statement { shape: Arc::clone(shape), binds: shape.sql.values_of(query) }
+    }
+}
+
+impl StatementShape {
+    fn new(query: &Query, leaf: &Leaf, columns: &[Col]) -> StatementShape {
         let table = &query.nodes[leaf.node].table;
         let whole = columns.contains(&Col::Row);
         let mut project: Vec<Project<'_>> = Vec::new();
@@ -132,7 +168,7 @@ impl Statement {
             order: leaf.order,
             limit: leaf.limit,
         };
-        Statement {
+        StatementShape {
             sql: leaf_select(query, leaf.node, &select),
             schema: schema(table, columns),
             table: Arc::clone(table),
@@ -142,7 +178,7 @@ impl Statement {
     }
 }
 
-impl Statement {
+impl StatementShape {
     /// Where SQLite's row has a column of the relation, and the column's type.
     pub(crate) fn stored(&self, position: usize) -> (usize, ValueType) {
         let (source, kind) = self.columns[position];

@@ -17,7 +17,7 @@ use zql_spec::schema::Table;
 
 /// How long statistics are used before they are read again. A bulk load changes sizes by orders of
 /// magnitude within seconds; reading costs about as much as a point query.
-const MAX_AGE: Duration = Duration::from_secs(5);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// Rows per value of an index prefix without statistics.
 const UNKNOWN_FANOUT: f64 = 10.0;
@@ -26,6 +26,9 @@ const UNKNOWN_FANOUT: f64 = 10.0;
 /// all together cost less than a tenth of a millisecond.
 const WINDOWS: f64 = 8.0;
 const WINDOW_ROWS: f64 = 32.0;
+
+/// By how much sizes may differ before plans are made again: costs are no better known than that.
+const RESEMBLING: f64 = 1.25;
 
 /// How many times larger or smaller than analysed a table must have become before the sample is believed
 /// instead: a sample errs where rowids have gaps.
@@ -50,6 +53,17 @@ pub(crate) struct Index {
 }
 
 impl TableStats {
+    /// Whether plans made with the one are good with the other.
+    fn resembles(&self, other: &TableStats) -> bool {
+        let near = |one: f64, other: f64| one <= other * RESEMBLING + 10.0 && other <= one * RESEMBLING + 10.0;
+        let alike = |(one, other): (&Index, &Index)| {
+            one.columns == other.columns && one.fanout.iter().zip(&other.fanout).all(|(&one, &other)| near(one, other))
+        };
+        near(self.rows, other.rows)
+            && self.indexes.len() == other.indexes.len()
+            && self.indexes.iter().zip(&other.indexes).all(alike)
+    }
+
     /// Rows per distinct value of these columns, if an index leads with exactly them.
     pub(crate) fn fanout(&self, columns: &[usize]) -> Option<f64> {
         self.indexes
@@ -83,7 +97,12 @@ impl StatsCache {
         {
             return Ok(Arc::clone(&entry.stats));
         }
-        let stats = Arc::new(read(connection, table)?);
+        let mut stats = Arc::new(read(connection, table)?);
+        if let Some(before) = self.tables.lock().get(&table.name)
+            && before.stats.resembles(&stats)
+        {
+            stats = Arc::clone(&before.stats);
+        }
         let entry = Entry { table: Arc::clone(table), read: Instant::now(), stats: Arc::clone(&stats) };
         self.tables.lock().insert(Arc::clone(&table.name), entry);
         Ok(stats)

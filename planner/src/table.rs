@@ -12,7 +12,7 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use engine::query::{Comparison, Filter, Node, Query, Role};
+use engine::query::{Comparison, Filter, Node, Place, Query, Role};
 use engine::replica::Snapshot;
 use zql_spec::ast::{Direction, Literal, SimpleOperator};
 use zql_spec::schema::{Table, ValueType};
@@ -22,7 +22,7 @@ use crate::choose::conjunction;
 use crate::plan::{Col, Leaf, Probe};
 use crate::run::Run;
 use crate::scan::SqliteScanExec;
-use crate::statement::{Statement, schema};
+use crate::statement::{Shapes, Statement, schema};
 
 /// A table of the replica at one version.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl SqliteTable {
             (ValueType::Boolean, ScalarValue::Boolean(Some(bool))) => Value::Bool(*bool),
             _ => return None,
         };
-        Some(Filter::Compare(Comparison { column, op, literal: Literal::Value(value) }))
+        Some(Filter::Compare(Comparison { column, op, literal: Literal::Value(value), place: Place::default() }))
     }
 }
 
@@ -101,7 +101,7 @@ impl TableProvider for SqliteTable {
             table: Arc::clone(&self.table),
             role: Role::Root,
             edge: None,
-            filter: filter.clone(),
+            filter,
             order: self.table.primary_key.iter().map(|&column| (column, Direction::Asc)).collect(),
             start: None,
             limit: None,
@@ -109,20 +109,21 @@ impl TableProvider for SqliteTable {
             synced: true,
             alias: Arc::from(""),
         };
-        let run = Run::new(&Arc::new(Query { nodes: vec![node] }), &self.snapshot)?;
+        let run = Run::new(&Arc::new(Query::new(vec![node])), &self.snapshot)?;
         let columns: Vec<Col> = match projection {
             Some(columns) => columns.iter().map(|&column| Col::Column(column)).collect(),
             None => (0..self.table.columns.len()).map(Col::Column).collect(),
         };
         let leaf = Leaf {
             node: 0,
-            filter,
+            filter: run.query.root().filter.clone(),
             truths: Vec::new(),
             lookup: Probe::None,
             order: false,
             limit,
             // DataFusion polls on threads of a runtime, whose other work a scan in place would hold up.
             stream: true,
+            shapes: Shapes::default(),
         };
         let statement = Arc::new(Statement::new(&run.query, &leaf, &columns));
         Ok(Arc::new(SqliteScanExec::new(run, statement, leaf.stream, None)))

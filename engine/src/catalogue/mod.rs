@@ -13,13 +13,14 @@ mod routes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use zql_spec::value::Value;
 
 use crate::commit::{Commit, Key, RowChange, StoredRow};
 use crate::graph::read::{Apply, Lookup};
-use crate::graph::{Activation, AdvanceError, Graph, QueryDelta, Read};
+use crate::graph::{Activation, AdvanceError, AnswerRow, Graph, QueryDelta, Read, hydrated_rows};
 use crate::hydration::Hydration;
 use register::Registration;
 use routes::{Bucket, Interest, Lift, Matter, TableRoutes};
@@ -43,14 +44,24 @@ pub struct Catalogue {
 struct Entry {
     graph: Graph,
     registration: Registration,
-    /// Failed to advance and waits to be hydrated again.
+    /// Did not advance and waits to be hydrated again; until then it is not registered.
     aside: bool,
 }
 
 impl Entry {
-    /// Advances the graph. A panic is this graph's alone: it leaves the state as it was, and the graph is
+    /// Takes the graph out of the index until it is hydrated again.
+    fn set_aside(&mut self, id: GraphId, routes: &mut FxHashMap<Arc<str>, TableRoutes>) {
+        if !std::mem::replace(&mut self.aside, true) {
+            self.registration.unregister(id, &self.graph, routes);
+        }
+    }
+
+    /// Advances the graph, unless hydrating it again takes less. A panic is this graph's alone: it leaves the state as it was, and the graph is
     /// hydrated again.
     fn advance(&mut self, id: GraphId, commit: &Commit, seen: Seen<'_>, read: &mut dyn Read) -> Outcome {
+        if seen.len() >= LARGE_ROWS && self.graph.rehydration_time() < ADVANCE_TIME * seen.len() as u32 {
+            return Err(AdvanceError::HydrateInstead);
+        }
         let advance = AssertUnwindSafe(|| self.graph.advance_by(commit, seen, read));
         catch_unwind(advance).unwrap_or_else(|_| {
             tracing::error!(graph = id.0, version = %commit.version, "a graph panicked and is hydrated again");
@@ -77,7 +88,9 @@ impl Catalogue {
     /// Removes a graph.
     pub fn remove(&mut self, id: GraphId) -> Option<Graph> {
         let entry = self.graphs.remove(&id)?;
-        entry.registration.unregister(id, &entry.graph, &mut self.routes);
+        if !entry.aside {
+            entry.registration.unregister(id, &entry.graph, &mut self.routes);
+        }
         Some(entry.graph)
     }
 
@@ -105,7 +118,7 @@ impl Catalogue {
     /// `read` stands at `commit.version`. A graph that fails is set aside: further commits pass it by until
     /// [`Catalogue::rehydrated`] or removal.
     pub fn commit(&mut self, commit: &Commit, read: &mut dyn Read) -> Vec<Advanced> {
-        let mut advanced = Vec::new();
+        let mut advanced = self.set_aside_dear(commit);
         for (id, seen) in self.route(commit, read) {
             let Some(entry) = self.graphs.get_mut(&id) else { continue };
             let outcome = entry.advance(id, commit, seen, read);
@@ -122,6 +135,7 @@ impl Catalogue {
         read: &mut R,
         more: &mut dyn FnMut(usize) -> Vec<R>,
     ) -> Vec<Advanced> {
+        let mut advanced = self.set_aside_dear(commit);
         let mut work: Vec<(GraphId, Entry, Seen<'_>)> = Vec::new();
         for (id, seen) in self.route(commit, read) {
             if let Some(entry) = self.graphs.remove(&id) {
@@ -149,7 +163,6 @@ impl Catalogue {
                 advance(read, work, outcomes);
             }
         });
-        let mut advanced = Vec::new();
         for ((id, entry, _), outcome) in work.into_iter().zip(outcomes) {
             self.graphs.insert(id, entry);
             if let Some(outcome) = outcome {
@@ -170,10 +183,34 @@ impl Catalogue {
                 }
             }
             Err(error) => {
-                entry.aside = true;
+                entry.set_aside(id, &mut self.routes);
                 advanced.push((id, Err(error)));
             }
         }
+    }
+
+    /// Sets graphs aside for which taking a large commit row by row would last longer than hydrating again.
+    fn set_aside_dear(&mut self, commit: &Commit) -> Vec<Advanced> {
+        let mut dear: Vec<GraphId> = Vec::new();
+        for (table, delta) in commit.tables.iter().filter(|(_, delta)| delta.rows.len() >= LARGE_ROWS) {
+            let Some(routes) = self.routes.get(table) else { continue };
+            let changed = delta.rows.len();
+            dear.extend(routes.unanchored().filter_map(|interest| {
+                let entry = self.graphs.get(&interest.graph)?;
+                let sample = delta.rows.values().step_by(changed / SAMPLE).take(SAMPLE);
+                let seen = sample.filter(|change| self.sees(interest, change)).count();
+                let taking = TEST_TIME * changed as u32 + ADVANCE_TIME * (changed * seen / SAMPLE) as u32;
+                (entry.graph.rehydration_time() < taking).then_some(interest.graph)
+            }));
+        }
+        dear.sort_unstable();
+        dear.dedup();
+        for id in &dear {
+            if let Some(entry) = self.graphs.get_mut(id) {
+                entry.set_aside(*id, &mut self.routes);
+            }
+        }
+        dear.into_iter().map(|id| (id, Err(AdvanceError::HydrateInstead))).collect()
     }
 
     /// The graphs that a commit touches, by id, each with the rows that it sees.
@@ -280,14 +317,29 @@ impl Catalogue {
         hydration: &Hydration,
         since: Option<(&Commit, &mut dyn Read)>,
     ) -> Result<QueryDelta, AdvanceError> {
-        let Some(entry) = self.graphs.get_mut(&id) else {
+        let Some(query) = self.get(id).map(|graph| Arc::clone(graph.query())) else {
             return Ok(QueryDelta { version: Arc::clone(&hydration.version), changes: Vec::new() });
         };
-        entry.registration.unregister(id, &entry.graph, &mut self.routes);
-        let outcome = entry.graph.rehydrated_and_advanced(hydration, since);
+        let rows = hydrated_rows(&query, hydration);
+        self.replace(id, Graph::new(query, hydration), rows, since)
+    }
+
+    /// The same, given the graph that the hydration led to and the rows of its answer.
+    pub fn replace(
+        &mut self,
+        id: GraphId,
+        next: Graph,
+        rows: Vec<AnswerRow>,
+        since: Option<(&Commit, &mut dyn Read)>,
+    ) -> Result<QueryDelta, AdvanceError> {
+        let Some(entry) = self.graphs.get_mut(&id) else {
+            return Ok(QueryDelta { version: Arc::clone(next.version()), changes: Vec::new() });
+        };
+        entry.set_aside(id, &mut self.routes);
+        let delta = entry.graph.replaced_and_advanced(next, rows, since)?;
         entry.registration.register(id, &entry.graph, &mut self.routes);
-        entry.aside = outcome.is_err();
-        outcome
+        entry.aside = false;
+        Ok(delta)
     }
 }
 
@@ -298,6 +350,17 @@ type Outcome = Result<(QueryDelta, Vec<Activation>), AdvanceError>;
 /// are looked up among: a graph that is told in vain costs about as much as reading so many.
 const MIN_LIFTED: usize = 64;
 const LIFTED_PER_ENTRY: usize = 4;
+
+/// Rows of a commit from which on it is asked whether hydrating again takes less than taking them.
+const LARGE_ROWS: usize = 1_000;
+
+/// Rows of a large commit that tell how many of it a graph sees.
+const SAMPLE: usize = 64;
+
+/// What it takes to find out that a row does not concern a graph that tests every row of its table, and to take one
+/// that does: measured by the benchmark of large commits.
+const TEST_TIME: Duration = Duration::from_micros(1);
+const ADVANCE_TIME: Duration = Duration::from_micros(4);
 
 /// Graphs a thread takes at least: starting one costs about what advancing so many does.
 const MIN_SHARE: usize = 8;

@@ -185,6 +185,18 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    fn interests(&self) -> impl Iterator<Item = &Interest> {
+        let (few, many) = match self {
+            Bucket::Few(few) => (Some(few.iter()), None),
+            Bucket::Many(filters) => (None, Some(filters.values())),
+        };
+        let many = many.into_iter().flatten();
+        let many = many.flat_map(|filtered| filtered.interests.iter().chain(filtered.lifts.iter().flat_map(Lift::all)));
+        few.into_iter().flatten().chain(many)
+    }
+}
+
 impl Filtered {
     fn is_empty(&self) -> bool {
         self.interests.is_empty() && self.lifts.is_empty()
@@ -299,6 +311,13 @@ impl TableRoutes {
             let found = |values: Option<Packed>| values.and_then(|values| index.values.get(&values));
             [found(old), found(new)].into_iter().flatten()
         })
+    }
+
+    /// The interests that are told of, or tested against, every row.
+    pub(super) fn unanchored(&self) -> impl Iterator<Item = &Interest> {
+        let buckets =
+            self.indexes.iter().filter(|index| index.columns.is_empty()).flat_map(|index| index.values.values());
+        buckets.flat_map(Bucket::interests)
     }
 
     /// Values that lead somewhere, for metrics.

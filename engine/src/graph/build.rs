@@ -5,6 +5,7 @@
 //! sent as they come needs memory for the state and for little else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -63,7 +64,7 @@ impl GraphBuilder {
     pub fn finish(self, version: Version) -> Graph {
         let GraphBuilder { query, plan, nodes, rows } = self;
         debug_assert_eq!(rows, nodes.iter().map(NodeState::rows).sum::<usize>(), "each row of a node comes once");
-        Graph { query, plan, version, nodes, row_count: rows }
+        Graph { query, plan, version, nodes, row_count: rows, hydration_time: Duration::ZERO }
     }
 }
 

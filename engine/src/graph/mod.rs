@@ -24,14 +24,16 @@ pub(crate) mod filter;
 pub(crate) mod packed;
 mod plan;
 pub mod read;
+mod replace;
 mod replica_read;
 mod state;
 mod upward;
 mod window;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 pub use build::{AnswerBuilder, GraphBuilder, hydrated_rows};
 pub use delta::{AnswerRow, DeltaComposer, QueryDelta, RowDelta};
@@ -71,7 +73,15 @@ pub struct Graph {
     nodes: Vec<NodeState>,
     /// Rows of all nodes.
     row_count: usize,
+    /// What the last hydration took; zero if nobody said.
+    hydration_time: Duration,
 }
+
+/// What hydrating takes for a row where it was not measured.
+const ROW_TIME: Duration = Duration::from_micros(3);
+
+/// What it takes to have another thread hydrate.
+const HAND_OVER: Duration = Duration::from_micros(200);
 
 /// A node of a running query, for explain and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,49 +183,6 @@ impl Graph {
         Ok((delta, activations))
     }
 
-    /// Replaces the state by a hydration's and tells the difference. Also for queries whose tables were rewritten.
-    pub fn rehydrated(&mut self, hydration: &Hydration) -> QueryDelta {
-        let before = self.counts();
-        let mut changes = Vec::new();
-        let mut after: Vec<FxHashSet<Packed>> = vec![FxHashSet::default(); self.plan.tables.len()];
-        for AnswerRow { table: name, key, count, row } in hydrated_rows(&self.query, hydration) {
-            let of_name = |plan: &plan::TablePlan| self.query.nodes[plan.any].table.name == name;
-            let Some(table) = self.plan.tables.iter().position(of_name) else { continue };
-            let packed = Packed::of(&key);
-            let was = before[table].get(&packed).copied().unwrap_or(0);
-            after[table].insert(packed);
-            // Contents are not kept: a row that was written since the graph's version may have changed.
-            let send = was == 0 || row.version > self.version;
-            if was != count || send {
-                changes.push(RowDelta { table: name, key, before: was, after: count, row: send.then_some(row) });
-            }
-        }
-        for (table, rows) in before.into_iter().enumerate() {
-            let name = &self.query.nodes[self.plan.tables[table].any].table.name;
-            for (key, was) in rows.into_iter().filter(|(key, _)| !after[table].contains(key)) {
-                changes.push(RowDelta { table: Arc::clone(name), key: key.unpack(), before: was, after: 0, row: None });
-            }
-        }
-        *self = Graph::new(Arc::clone(&self.query), hydration);
-        QueryDelta { version: Arc::clone(&self.version), changes }
-    }
-
-    /// As [`Graph::rehydrated`], and then takes the composition of the commits since the hydration. The delta
-    /// covers both. On an error the graph is unchanged.
-    pub(crate) fn rehydrated_and_advanced(
-        &mut self,
-        hydration: &Hydration,
-        since: Option<(&Commit, &mut dyn Read)>,
-    ) -> Result<QueryDelta, AdvanceError> {
-        let Some((commit, read)) = since else { return Ok(self.rehydrated(hydration)) };
-        let mut next = Graph::new(Arc::clone(&self.query), hydration);
-        let advanced = next.advance(commit, read)?;
-        let mut delta = DeltaComposer::new(&self.rehydrated(hydration));
-        delta.add(&advanced);
-        *self = next;
-        Ok(delta.finish())
-    }
-
     /// The answer as it is now, for a late subscriber. `read` stands at the version of the last commit.
     pub fn rows(&self, read: &mut dyn Read) -> Result<Vec<AnswerRow>, ReadError> {
         let mut rows = Vec::new();
@@ -235,16 +202,28 @@ impl Graph {
 
     /// How many synced nodes hold each row, by table.
     fn counts(&self) -> Vec<FxHashMap<Packed, u32>> {
-        let count = |table: &plan::TablePlan| {
-            let mut counts: FxHashMap<Packed, u32> = FxHashMap::default();
-            for group in table.synced.iter().flat_map(|&node| self.nodes[node].groups.values()) {
-                for key in group.members.keys() {
-                    *counts.entry(key).or_default() += 1;
-                }
+        self.plan.tables.iter().map(|table| self.counts_of(table)).collect()
+    }
+
+    fn counts_of(&self, table: &plan::TablePlan) -> FxHashMap<Packed, u32> {
+        let mut counts: FxHashMap<Packed, u32> = FxHashMap::default();
+        for group in table.synced.iter().flat_map(|&node| self.nodes[node].groups.values()) {
+            for key in group.members.keys() {
+                *counts.entry(key).or_default() += 1;
             }
-            counts
-        };
-        self.plan.tables.iter().map(count).collect()
+        }
+        counts
+    }
+
+    /// Remembers how long hydrating the query took. A commit that would keep the graph longer is not taken.
+    pub fn set_hydration_time(&mut self, took: Duration) {
+        self.hydration_time = took;
+    }
+
+    /// How long it is expected to take to hydrate again and to tell the difference.
+    pub(crate) fn rehydration_time(&self) -> Duration {
+        let known = if self.hydration_time.is_zero() { ROW_TIME * self.row_count as u32 } else { self.hydration_time };
+        known + known / 10 + HAND_OVER
     }
 
     /// Rows of all nodes; a row counts once per node that holds it.

@@ -8,8 +8,8 @@ use zql_spec::ast::{Direction, Literal, SimpleOperator};
 use zql_spec::schema::{Table, ValueType};
 use zql_spec::value::Value;
 
-use super::{Builder, FilterPart, fits, json_array, syntax};
-use crate::query::{Comparison, Filter, NodeId, Query};
+use super::{Builder, FilterPart, Origin, bind, fits, json_array, syntax};
+use crate::query::{Comparison, Filter, Node, NodeId, Query};
 
 /// Which side of a bound in the node's order.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,8 @@ impl Builder {
 
     fn comparison(&mut self, table: &Table, alias: &str, comparison: &Comparison) -> Expr {
         use SimpleOperator as Op;
-        let Comparison { column, op, literal } = comparison;
+        let Comparison { column, op, literal, place } = comparison;
+        let (place, literal_of) = (*place, Origin::Literal(*place));
         let value_type = table.columns[*column].value_type;
         let name = syntax::column(alias, &table.columns[*column].name);
         let operand = comparable(table, alias, *column);
@@ -104,10 +105,10 @@ impl Builder {
                     (true, false) => syntax::constant(false),
                     // One value makes an equality, which the optimiser knows best.
                     (false, false) if typed.len() == 1 => {
-                        syntax::binary(operand, BinaryOperator::Eq, self.value(typed[0]))
+                        syntax::binary(operand, BinaryOperator::Eq, self.bind(Origin::OneOf(place), bind(typed[0])))
                     }
                     (false, _) => {
-                        let list = self.bind(json_array(typed).into());
+                        let list = self.bind(Origin::List(place), json_array(typed).into());
                         let value = Expr::Identifier("value".into());
                         let each = syntax::select(vec![value], syntax::json_each(list), Vec::new(), Vec::new(), None);
                         syntax::in_subquery(operand, each, negated)
@@ -123,7 +124,7 @@ impl Builder {
                     return syntax::constant(false);
                 }
                 let function = if matches!(op, Op::Like | Op::NotLike) { "zql_like" } else { "zql_ilike" };
-                let pattern = self.bind(pattern_text(pattern).into());
+                let pattern = self.bind(Origin::Pattern(place), pattern_text(pattern).into());
                 let wanted = !matches!(op, Op::NotLike | Op::NotILike);
                 let matched = syntax::call(function, vec![operand, pattern]);
                 syntax::binary(matched, BinaryOperator::Eq, syntax::constant(wanted))
@@ -142,13 +143,14 @@ impl Builder {
                     Op::Le => BinaryOperator::LtEq,
                     Op::Ge => BinaryOperator::GtEq,
                     _ => {
-                        let differs = syntax::binary(operand, BinaryOperator::NotEq, self.value(value));
+                        let differs =
+                            syntax::binary(operand, BinaryOperator::NotEq, self.bind(literal_of, bind(value)));
                         return syntax::or(vec![differs, syntax::is_null(name)]);
                     }
                 };
                 let ranged = matches!(op, Op::Lt | Op::Gt | Op::Le | Op::Ge);
                 let operand = if ranged { order_operand(operand, value) } else { operand };
-                syntax::binary(operand, operator, self.value(value))
+                syntax::binary(operand, operator, self.bind(literal_of, bind(value)))
             }
         }
     }
@@ -165,22 +167,23 @@ impl Builder {
         side: Side,
         inclusive: bool,
     ) -> Vec<Expr> {
-        let alias = alias(node);
+        let (id, alias) = (node, alias(node));
         let node = &query.nodes[node];
         let (table, order) = (&*node.table, &node.order);
         let mut alternatives = Vec::with_capacity(order.len() + 1);
         for (depth, (&(column, direction), value)) in order.iter().zip(values).enumerate() {
             let upwards = (direction == Direction::Asc) == (side == Side::After);
-            let beyond = self.beyond(table, &alias, column, value, upwards, false);
+            let from = Origin::Start(id, depth);
+            let beyond = self.beyond((table, &alias), column, (value, from), upwards, false);
             if beyond == syntax::constant(false) {
                 continue;
             }
-            let mut all = self.equal_prefix(table, &alias, order, values, depth);
+            let mut all = self.equal_prefix(id, node, values, depth);
             all.push(beyond);
             alternatives.push(syntax::and(all));
         }
         if inclusive {
-            let all = self.equal_prefix(table, &alias, order, values, order.len());
+            let all = self.equal_prefix(id, node, values, order.len());
             alternatives.push(syntax::and(all));
         }
         let mut conditions = Vec::with_capacity(2);
@@ -191,28 +194,23 @@ impl Builder {
             let upwards = (direction == Direction::Asc) == (side == Side::After);
             // Downwards a nullable column would need OR IS NULL, which enters no index.
             if upwards || !table.columns[column].nullable {
-                conditions.push(self.beyond(table, &alias, column, value, upwards, true));
+                conditions.push(self.beyond((table, &alias), column, (value, Origin::Start(id, 0)), upwards, true));
             }
         }
         conditions.push(syntax::or(alternatives));
         conditions
     }
 
-    fn equal_prefix(
-        &mut self,
-        table: &Table,
-        alias: &str,
-        order: &[(usize, Direction)],
-        values: &[Value],
-        depth: usize,
-    ) -> Vec<Expr> {
+    fn equal_prefix(&mut self, id: NodeId, node: &Node, values: &[Value], depth: usize) -> Vec<Expr> {
+        let (table, alias) = (&*node.table, &alias(id));
         let mut all = Vec::with_capacity(depth + 1);
-        for (&(column, _), value) in order.iter().zip(values).take(depth) {
+        for (place, (&(column, _), value)) in node.order.iter().zip(values).take(depth).enumerate() {
             let value_type = table.columns[column].value_type;
             all.push(if value.is_null() {
                 syntax::is_null(syntax::column(alias, &table.columns[column].name))
             } else if fits(value_type, value) {
-                syntax::binary(comparable(table, alias, column), BinaryOperator::Eq, self.value(value))
+                let value = self.bind(Origin::Start(id, place), bind(value));
+                syntax::binary(comparable(table, alias, column), BinaryOperator::Eq, value)
             } else {
                 syntax::constant(false)
             });
@@ -223,10 +221,9 @@ impl Builder {
     /// Rows whose column is greater (`upwards`) or less than the value in the total order, null lowest.
     fn beyond(
         &mut self,
-        table: &Table,
-        alias: &str,
+        (table, alias): (&Table, &str),
         column: usize,
-        value: &Value,
+        (value, from): (&Value, Origin),
         upwards: bool,
         or_equal: bool,
     ) -> Expr {
@@ -253,7 +250,7 @@ impl Builder {
             (false, true) => BinaryOperator::LtEq,
         };
         let operand = order_operand(comparable(table, alias, column), value);
-        let beyond = syntax::binary(operand, operator, self.value(value));
+        let beyond = syntax::binary(operand, operator, self.bind(from, bind(value)));
         if upwards || !nullable { beyond } else { syntax::or(vec![beyond, syntax::is_null(name)]) }
     }
 }
@@ -279,7 +276,7 @@ fn order_operand(operand: Expr, value: &Value) -> Expr {
 }
 
 /// Whether SQLite might read the text as a number. May err towards yes.
-pub(crate) fn looks_numeric(text: &str) -> bool {
+pub fn looks_numeric(text: &str) -> bool {
     let text = text.trim_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c']);
     text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) && text.parse::<f64>().is_ok()
 }
@@ -305,7 +302,8 @@ fn simple_part(filter: &Filter) -> Filter {
     }
 }
 
-fn pattern_text(pattern: &Value) -> String {
+/// A pattern as text.
+pub(super) fn pattern_text(pattern: &Value) -> String {
     match pattern {
         Value::String(text) | Value::Json(text) => text.to_string(),
         Value::Number(number) => ryu_js::Buffer::new().format(*number).to_owned(),

@@ -6,7 +6,7 @@ use zql_spec::ast::Direction;
 use rusqlite::types::Value as SqliteValue;
 
 use super::condition::{Side, alias, comparable};
-use super::{Builder, FilterPart, Sql, syntax};
+use super::{Builder, FilterPart, Origin, Sql, syntax};
 use crate::query::{Filter, NodeId, Query};
 
 /// What a leaf selects of a row.
@@ -69,7 +69,7 @@ pub fn leaf_select(query: &Query, node: NodeId, leaf: &LeafSelect<'_>) -> Sql {
             1
         }
     };
-    let mut builder = Builder { binds: Vec::new(), next: lookup + 1 };
+    let mut builder = Builder::after(lookup);
     let mut projection = Vec::new();
     for item in leaf.project {
         match item {
@@ -99,9 +99,9 @@ pub fn leaf_select(query: &Query, node: NodeId, leaf: &LeafSelect<'_>) -> Sql {
         .iter()
         .map(|&(column, direction)| syntax::sort(comparable(table, &name, column), direction == Direction::Asc))
         .collect();
-    let limit = leaf.limit.map(|limit| builder.bind(SqliteValue::Integer(limit as i64)));
+    let limit = leaf.limit.map(|limit| builder.bind(Origin::Shape, SqliteValue::Integer(limit as i64)));
     let select = syntax::select(projection, syntax::table(&table.name, Some(&name)), conditions, order, limit);
-    Sql { text: select.to_string(), binds: builder.binds, lookup }
+    builder.finish(select.to_string(), lookup)
 }
 
 fn rowid(alias: &str) -> Expr {

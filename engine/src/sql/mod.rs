@@ -15,14 +15,14 @@ mod tests;
 
 use rusqlite::types::Value as SqliteValue;
 use sqlparser::ast::{BinaryOperator, Expr};
-use zql_spec::ast::Direction;
+use zql_spec::ast::{Direction, Literal};
 use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
 
-pub(crate) use condition::looks_numeric;
+pub use condition::looks_numeric;
 
-use crate::query::{NodeId, Query};
-use condition::{Side, alias, comparable};
+use crate::query::{NodeId, Place, Query};
+use condition::{Side, alias, comparable, pattern_text};
 
 /// A statement and its values.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,9 +33,35 @@ pub struct Sql {
     pub binds: Vec<SqliteValue>,
     /// How many look-up parameters come first.
     pub lookup: usize,
+    /// Where each of the values comes from.
+    origins: Vec<Origin>,
+}
+
+/// Where a value of a statement comes from, so that another query of the same shape can be given its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Origin {
+    /// It is the same for all of the shape.
+    Shape,
+    /// The constant of a comparison.
+    Literal(Place),
+    /// The only value of a list that can equal one of the column.
+    OneOf(Place),
+    /// All such values of a list.
+    List(Place),
+    /// A pattern.
+    Pattern(Place),
+    /// The cursor of a node: a value of its order.
+    Start(NodeId, usize),
 }
 
 impl Sql {
+    /// The statement's own values for another query of the same shape: one that differs in constants alone, and in these
+    /// neither in type nor in whether they are null, [`looks_numeric`] or a list of at most one value.
+    pub fn values_of(&self, query: &Query) -> Vec<SqliteValue> {
+        let of = |(origin, value): (&Origin, &SqliteValue)| origin.value(query).unwrap_or_else(|| value.clone());
+        self.origins.iter().zip(&self.binds).map(of).collect()
+    }
+
     /// Binds the look-up values and the statement's own.
     pub fn bind_to(&self, statement: &mut rusqlite::Statement<'_>, lookup: &[Value]) -> rusqlite::Result<()> {
         debug_assert_eq!(lookup.len(), self.lookup, "a value for each look-up parameter");
@@ -51,6 +77,27 @@ impl Sql {
             statement.raw_bind_parameter(self.lookup + position + 1, value)?;
         }
         Ok(())
+    }
+}
+
+impl Origin {
+    fn value(self, query: &Query) -> Option<SqliteValue> {
+        let (node, comparison) = match self {
+            Origin::Shape => return None,
+            Origin::Start(node, column) => {
+                return Some(bind(query.nodes.get(node)?.start.as_ref()?.values.get(column)?));
+            }
+            Origin::Literal(place) | Origin::OneOf(place) | Origin::List(place) | Origin::Pattern(place) => {
+                query.comparison(place)?
+            }
+        };
+        let value_type = node.table.columns[comparison.column].value_type;
+        Some(match (self, &comparison.literal) {
+            (Origin::Pattern(_), Literal::Value(pattern)) => pattern_text(pattern).into(),
+            (_, Literal::Value(value)) => bind(value),
+            (Origin::OneOf(_), Literal::List(list)) => bind(list.iter().find(|value| fits(value_type, value))?),
+            (_, Literal::List(list)) => json_array(list.iter().filter(|value| fits(value_type, value))).into(),
+        })
     }
 }
 
@@ -118,7 +165,7 @@ fn build(query: &Query, node: NodeId, access: &Access<'_>, projection: Vec<Expr>
     let table = &query.nodes[node].table;
     let name = alias(node);
     let lookup = access.lookup.len() + usize::from(!access.lookup_many.is_empty());
-    let mut builder = Builder { binds: Vec::new(), next: lookup + 1 };
+    let mut builder = Builder::after(lookup);
     let mut conditions = Vec::new();
     for (position, &column) in access.lookup.iter().enumerate() {
         let parameter = syntax::parameter(position + 1);
@@ -143,9 +190,9 @@ fn build(query: &Query, node: NodeId, access: &Access<'_>, projection: Vec<Expr>
         .iter()
         .map(|&(column, direction)| syntax::sort(comparable(table, &name, column), direction == Direction::Asc))
         .collect();
-    let limit = access.limit.map(|limit| builder.bind(SqliteValue::Integer(limit as i64)));
+    let limit = access.limit.map(|limit| builder.bind(Origin::Shape, SqliteValue::Integer(limit as i64)));
     let select = syntax::select(projection, syntax::table(&table.name, Some(&name)), conditions, order, limit);
-    Sql { text: select.to_string(), binds: builder.binds, lookup }
+    builder.finish(select.to_string(), lookup)
 }
 
 fn one_of_many(mut columns: Vec<Expr>, keys: Expr) -> Expr {
@@ -248,17 +295,24 @@ fn write_json(text: &mut String, value: &Value) {
 /// Values bound while a statement is built.
 struct Builder {
     binds: Vec<SqliteValue>,
+    origins: Vec<Origin>,
     next: usize,
 }
 
 impl Builder {
-    fn bind(&mut self, value: SqliteValue) -> Expr {
+    /// Begins after so many look-up parameters.
+    fn after(lookup: usize) -> Self {
+        Builder { binds: Vec::new(), origins: Vec::new(), next: lookup + 1 }
+    }
+
+    fn bind(&mut self, origin: Origin, value: SqliteValue) -> Expr {
         self.binds.push(value);
+        self.origins.push(origin);
         self.next += 1;
         syntax::parameter(self.next - 1)
     }
 
-    fn value(&mut self, value: &Value) -> Expr {
-        self.bind(bind(value))
+    fn finish(self, text: String, lookup: usize) -> Sql {
+        Sql { text, binds: self.binds, lookup, origins: self.origins }
     }
 }

@@ -392,27 +392,22 @@ impl Sequencer {
         self.hydrations -= 1;
         self.recent.done(&version);
         let Some(key) = self.key_of_target(&done.target) else { return };
-        match done.result {
-            Err(error) => self.fail(&key, None, &error),
-            Ok(_) if matches!(since, Since::Lost) => self.again(&key, done.target, "commits outran it"),
-            Ok(Prepared::New { graph, rows }) => self.install(&key, *graph, rows, since),
-            Ok(Prepared::Again(hydration)) => {
-                let Target::Again(graph) = done.target else { return };
-                let mut read = self.read();
-                let since = match (&since, &mut read) {
-                    (Since::Commit(commit), Some(read)) => {
-                        Some((commit.as_ref(), read as &mut dyn engine::graph::Read))
-                    }
-                    _ => None,
-                };
-                let catalogue = &mut self.catalogue;
-                let result = catch_unwind(AssertUnwindSafe(|| catalogue.rehydrated(graph, &hydration, since)));
-                match result {
-                    Ok(Ok(delta)) => self.resume(&key, graph, delta),
-                    Ok(Err(error)) => self.again(&key, done.target, &error.to_string()),
-                    Err(panic) => self.fail(&key, None, &internal(panic_message(&*panic))),
-                }
-            }
+        let Prepared { graph: next, rows } = match done.result {
+            Err(error) => return self.fail(&key, None, &error),
+            Ok(_) if matches!(since, Since::Lost) => return self.again(&key, done.target, "commits outran it"),
+            Ok(prepared) => prepared,
+        };
+        let Target::Again(graph) = done.target else { return self.install(&key, *next, rows, since) };
+        let mut read = self.read();
+        let since = match (&since, &mut read) {
+            (Since::Commit(commit), Some(read)) => Some((commit.as_ref(), read as &mut dyn engine::graph::Read)),
+            _ => None,
+        };
+        let catalogue = &mut self.catalogue;
+        match catch_unwind(AssertUnwindSafe(|| catalogue.replace(graph, *next, rows, since))) {
+            Ok(Ok(delta)) => self.resume(&key, graph, delta),
+            Ok(Err(error)) => self.again(&key, done.target, &error.to_string()),
+            Err(panic) => self.fail(&key, None, &internal(panic_message(&*panic))),
         }
     }
 

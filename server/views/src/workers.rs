@@ -8,11 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use engine::catalogue::GraphId;
 use engine::commit::Version;
 use engine::graph::{AnswerBuilder, AnswerRow, Graph, GraphBuilder};
-use engine::hydration::{Hydrate, Hydration};
+use engine::hydration::Hydrate;
 use engine::query::Query;
 use engine::replica::{Replica, Snapshot};
 use parking_lot::Mutex;
@@ -51,10 +52,10 @@ pub(crate) struct Done {
     pub(crate) result: Result<Prepared, HydrateFailure>,
 }
 
-/// What a worker prepared for the sequencer.
-pub(crate) enum Prepared {
-    New { graph: Box<Graph>, rows: Vec<AnswerRow> },
-    Again(Hydration),
+/// What a worker prepared for the sequencer: a graph, and the rows of its answer.
+pub(crate) struct Prepared {
+    pub(crate) graph: Box<Graph>,
+    pub(crate) rows: Vec<AnswerRow>,
 }
 
 /// Starts the pool. It ends when the returned sender is dropped.
@@ -122,9 +123,7 @@ impl Worker {
 
     fn hydrate_at(&self, job: &Job, snapshot: &Arc<Snapshot>) -> Done {
         let hydrate = || -> Result<Prepared, HydrateFailure> {
-            if let Target::Again(_) = job.target {
-                return Ok(Prepared::Again(self.hydrator.hydrate(&job.query, snapshot)?));
-            }
+            let begin = Instant::now();
             let mut graph = GraphBuilder::new(Arc::clone(&job.query));
             let mut answer = AnswerBuilder::new(Arc::clone(&job.query));
             self.hydrator.stream(&job.query, snapshot, &mut |node, row| {
@@ -132,8 +131,9 @@ impl Worker {
                     answer.row(node, &row);
                 }
             })?;
-            let graph = Box::new(graph.finish(Arc::clone(&snapshot.version)));
-            Ok(Prepared::New { graph, rows: answer.finish() })
+            let mut graph = Box::new(graph.finish(Arc::clone(&snapshot.version)));
+            graph.set_hydration_time(begin.elapsed());
+            Ok(Prepared { graph, rows: answer.finish() })
         };
         let result = catch_unwind(AssertUnwindSafe(hydrate)).unwrap_or_else(|panic| {
             let message = panic_message(&*panic);

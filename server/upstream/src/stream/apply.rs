@@ -3,7 +3,7 @@
 //! A relation message says in which columns the following rows come; it is matched with the replica's
 //! table once, and each change is then decoding cells into reused buffers and one call of the writer.
 
-use engine::replica::{Relation, ReplicaError, SqliteValue, TableSpec, Tx};
+use engine::replica::{Relation, Replica, ReplicaError, SqliteValue, TableSpec, Tx};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
@@ -14,7 +14,7 @@ use crate::names::lite_name;
 use crate::values::{Decoder, decode_text};
 
 /// The tables of the stream and how their rows are decoded.
-pub(crate) struct Applier {
+pub struct Applier {
     /// The replica as the open transaction has it.
     shape: Shape,
     relations: FxHashMap<u32, Known>,
@@ -58,6 +58,16 @@ impl Applier {
             update: Vec::new(),
             key: Vec::new(),
         }
+    }
+
+    /// An applier to a replica as it is.
+    pub fn of_replica(replica: &Replica) -> Applier {
+        Applier::new(Shape { tables: replica.tables(), indexes: replica.indexes() })
+    }
+
+    /// Applies one message of pgoutput to the open transaction.
+    pub fn message(&mut self, tx: &mut Tx<'_>, bytes: &[u8]) -> Result<(), Error> {
+        self.apply(tx, bytes).map(drop)
     }
 
     /// The replica's shape as the open transaction has it.

@@ -14,6 +14,7 @@ mod pgoutput;
 mod session;
 pub mod source;
 
+pub use apply::Applier;
 pub(crate) use session::position_after;
 
 use std::sync::Arc;
