@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
         inbound_timeout: Option<Duration>,
         durable: Arc<Durable>,
     ) -> Result<Session<'a>, Error> {
-        let applier = Applier::of_replica(replica);
+        let applier = Applier::of_replica(&replica);
         let version = replica.state().state_version;
         let position = position_after(&version).ok_or_else(|| not_a_position(&version))?.saturating_sub(1);
         let (ddl_prefix, idle_commit) = (names.ddl_message_prefix(), Instant::now());
