@@ -7,13 +7,15 @@ NODE_DIR := testdata/node
 
 BENCH ?=
 
-.PHONY: help demo test unit bench bench-wire check fmt postgres node build clean
+.PHONY: help demo test unit bench bench-wire conformance conformance-zero-cache check fmt postgres node build clean
 
 help:
 	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
 	@echo "make test        run every test; installs and starts what they need"
 	@echo "make bench       measure hydration and maintenance; writes benches/results (BENCH=planning for one part)"
 	@echo "make bench-wire  measure the published zero-cache and this server side by side; writes benches/results"
+	@echo "make conformance             run the test suite of ZQL on everything here: naive, in process, Postgres, the server"
+	@echo "make conformance-zero-cache  run it on the published zero-cache 1.9.0"
 	@echo "make check       formatting and lints"
 
 demo: postgres build
@@ -33,6 +35,12 @@ bench:
 bench-wire: postgres node
 	$(CARGO) build --release --workspace --bin zql --bin bench-wire
 	@$(CARGO_TARGET_DIR)/release/bench-wire
+
+conformance: postgres build
+	@$(CARGO_TARGET_DIR)/release/zql conformance --server zql
+
+conformance-zero-cache: postgres node build
+	@$(CARGO_TARGET_DIR)/release/zql conformance --on none --server zero-cache --instances 2
 
 check:
 	$(CARGO) fmt --all --check

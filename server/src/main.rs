@@ -20,9 +20,11 @@ fn main() -> ExitCode {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
+        .subcommand(conformance::command())
         .subcommands(terminal::commands());
     match command.get_matches().subcommand() {
         Some(("serve", matches)) => serve::main(matches),
+        Some(("conformance", matches)) => conformance::main(matches),
         Some((name, matches)) => terminal::run(name, matches).unwrap_or(ExitCode::FAILURE),
         None => ExitCode::FAILURE,
     }

@@ -9,6 +9,7 @@
 pub mod ast;
 pub mod client_schema;
 pub mod compare;
+pub mod conformance;
 pub mod format;
 pub mod hash;
 pub mod json;

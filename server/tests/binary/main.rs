@@ -1,6 +1,7 @@
 //! Tests of the whole binary, from outside: real Postgres, real clients.
 
 mod client;
+mod conformance;
 mod demo;
 mod large;
 mod node;

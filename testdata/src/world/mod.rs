@@ -22,7 +22,7 @@ pub use dataset::{ColumnDef, DataSet, Fill, Relationship, TableDef};
 pub use differential::{Compared, Hydrator, Options, run_case, run_seed};
 pub use issues::ISSUES;
 pub use music::MUSIC;
-pub use postgres_sql::{data_sql, schema_sql, transaction_sql};
+pub use postgres_sql::{data_sql, operations_sql, schema_sql, transaction_sql};
 pub use queries::QueryGenerator;
 pub use replica::{apply_to_replica, create_replica};
 pub use rng::Rng;

@@ -46,7 +46,12 @@ pub fn data_sql(data: &DataSet, database: &Database) -> String {
 
 /// A transaction, from BEGIN to COMMIT.
 pub fn transaction_sql(data: &DataSet, transaction: &[Operation]) -> String {
-    let mut sql = String::from("BEGIN;\n");
+    format!("BEGIN;\n{}COMMIT;\n", operations_sql(data, transaction))
+}
+
+/// The statements of a transaction, without BEGIN and COMMIT.
+pub fn operations_sql(data: &DataSet, transaction: &[Operation]) -> String {
+    let mut sql = String::new();
     for operation in transaction {
         let table = data.table(operation.table());
         match operation {
@@ -67,7 +72,6 @@ pub fn transaction_sql(data: &DataSet, transaction: &[Operation]) -> String {
             }
         }
     }
-    sql.push_str("COMMIT;\n");
     sql
 }
 
@@ -107,7 +111,9 @@ fn literal(pg_type: &str, value: &Value) -> String {
             "timestamp" => format!("'epoch'::timestamp + {number:.3} * interval '1 millisecond'"),
             "date" => format!("'epoch'::date + {:.0}", number / 86_400_000.0),
             "time" => format!("'00:00'::time + {number:.3} * interval '1 millisecond'"),
-            pg_type => format!("{number:e}::{pg_type}"),
+            "timetz" => format!("(('00:00'::time + {number:.3} * interval '1 millisecond')::text || '+00')::timetz"),
+            // In parentheses: a cast binds closer than a sign.
+            pg_type => format!("({number:e})::{pg_type}"),
         },
     }
 }

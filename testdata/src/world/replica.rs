@@ -17,7 +17,7 @@ pub fn create_replica(data: &DataSet, database: &Database, path: &Path) -> Resul
     let origin = Origin { replica_version: "00".into(), publications: vec!["zero_data".into()], context: "{}".into() };
     let mut load = Replica::create(path, &origin)?;
     for table in data.tables {
-        let loaded = load.create_table(&table_spec(table))?;
+        let loaded = load.create_table(&table_spec(data, table))?;
         for row in database.rows(table.name) {
             let mut visible = row.iter();
             let mut values: Vec<SqliteValue> = table
@@ -46,24 +46,33 @@ pub fn create_replica(data: &DataSet, database: &Database, path: &Path) -> Resul
     load.finish()
 }
 
-fn table_spec(table: &TableDef) -> TableSpec {
+fn table_spec(data: &DataSet, table: &TableDef) -> TableSpec {
     TableSpec {
         name: table.name.into(),
         upstream_schema: "public".into(),
         upstream_name: table.name.into(),
-        columns: table.columns.iter().map(column_spec).collect(),
+        columns: table.columns.iter().map(|column| column_spec(data, column)).collect(),
         metadata: None,
     }
 }
 
-fn column_spec(column: &ColumnDef) -> ColumnSpec {
+fn column_spec(data: &DataSet, column: &ColumnDef) -> ColumnSpec {
+    let created = format!("CREATE TYPE {} AS ENUM", column.pg_type.trim_end_matches("[]"));
     ColumnSpec {
         name: column.name.into(),
-        pg_type: column.pg_type.trim_end_matches("[]").into(),
+        pg_type: catalogue_name(column.pg_type).into(),
         dimensions: u8::from(column.pg_type.ends_with("[]")),
-        is_enum: column.pg_type == "mood",
+        is_enum: data.types.iter().any(|statement| statement.starts_with(&created)),
         not_null: !column.nullable,
         ..ColumnSpec::default()
+    }
+}
+
+/// A type as Postgres's catalogue names it: without length or dimensions.
+fn catalogue_name(pg_type: &str) -> &str {
+    match pg_type.trim_end_matches("[]").split('(').next().unwrap_or_default() {
+        "char" => "bpchar",
+        name => name,
     }
 }
 

@@ -32,11 +32,13 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
             "sync",
             "protocol-client",
             "terminal",
+            "conformance",
             "testdata",
         ],
         &[],
     ),
     ("terminal", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
+    ("conformance", &["zql-spec", "engine", "planner", "protocol-client", "testdata"], &[]),
     ("bench-wire", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
     ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "sync"], &[]),
 ];

@@ -1,0 +1,167 @@
+//! A live server under test: started here with a private Postgres, or running somewhere already.
+//!
+//! All data sets lie in one upstream database, beside a table in which every lane counts its transactions: a poke with
+//! the new count holds all that the transaction changed. Queries come as named queries whose only argument is their
+//! AST, so the server must ask the API of this module.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use testdata::postgres::Postgres;
+use testdata::sync_server::{Program, SyncServer};
+use testdata::world::{data_sql, schema_sql};
+use tokio::runtime::Runtime;
+use tokio_postgres::NoTls;
+use warp::Filter;
+use zql_spec::conformance::DataSet;
+
+use crate::definition::definition;
+
+/// The table of counts.
+pub(crate) const MARKS: &str = "zql_conformance";
+
+/// A live server.
+pub(crate) struct Target {
+    /// Its name in reports.
+    pub(crate) name: String,
+    /// Where clients connect.
+    pub(crate) url: String,
+    /// The database that it replicates.
+    pub(crate) upstream: String,
+    /// Whether it is this project's server.
+    pub(crate) own: bool,
+    /// Whether the tables came after the server, which may not know them at once.
+    pub(crate) late: bool,
+    runtime: Runtime,
+    clean_up: Option<String>,
+    server: Option<SyncServer>,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Target {
+    /// Starts a server over a database of the private Postgres.
+    pub(crate) fn start(program: Program, postgres: &Postgres, data: &[Arc<DataSet>]) -> Result<Target> {
+        let runtime = runtime()?;
+        let upstream = postgres.database()?;
+        let (name, own) = (program.name().to_owned(), program != Program::ZeroCache);
+        runtime.block_on(execute(&upstream, &create(data)))?;
+        let api = serve(&runtime, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let folder = tempfile::Builder::new().prefix("zql-conformance-").tempdir()?;
+        let server = SyncServer::start(program, &upstream, &api, folder.path())?;
+        let url = server.url();
+        let (server, _folder) = (Some(server), Some(folder));
+        Ok(Target { name, url, upstream, own, late: false, runtime, clean_up: None, server, _folder })
+    }
+
+    /// Takes a server that runs: makes the data sets' tables in its upstream database and drops them at the end. It must
+    /// ask for named queries at this address.
+    pub(crate) fn running(url: &str, upstream: &str, api: SocketAddr, data: &[Arc<DataSet>]) -> Result<Target> {
+        let runtime = runtime()?;
+        let tables: Vec<String> =
+            data.iter().flat_map(|data| &data.tables).map(|table| format!("'{}'", table.name)).collect();
+        let taken = format!(
+            "DO $$ BEGIN IF EXISTS (SELECT FROM information_schema.tables WHERE table_schema = 'public' AND table_name IN \
+             ({}, '{MARKS}')) THEN RAISE 'tables of the conformance suite exist already'; END IF; END $$",
+            tables.join(", ")
+        );
+        runtime.block_on(execute(upstream, &taken)).context("nothing was changed")?;
+        serve(&runtime, api).with_context(|| format!("listening for queries at {api}"))?;
+        runtime.block_on(execute(upstream, &create(data)))?;
+        Ok(Target {
+            name: url.to_owned(),
+            url: url.to_owned(),
+            upstream: upstream.to_owned(),
+            own: false,
+            late: true,
+            runtime,
+            clean_up: Some(drop_all(data)),
+            server: None,
+            _folder: None,
+        })
+    }
+
+    /// The end of the server's log, when it was started here.
+    pub(crate) fn log(&self) -> String {
+        self.server.as_ref().map(SyncServer::log_tail).unwrap_or_default()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(sql) = self.clean_up.take()
+            && let Err(error) = self.runtime.block_on(execute(&self.upstream, &sql))
+        {
+            eprintln!("the tables of the suite could not be dropped: {error:#}");
+        }
+    }
+}
+
+/// This project's server: the binary that runs, or the one that the environment names.
+pub(crate) fn own_program() -> Result<Program> {
+    Ok(Program::Zql(match std::env::var_os("ZQL_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::current_exe()?,
+    }))
+}
+
+fn runtime() -> Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?)
+}
+
+fn create(data: &[Arc<DataSet>]) -> String {
+    let mut sql = format!("CREATE TABLE {MARKS} (lane text PRIMARY KEY, n int4 NOT NULL);\n");
+    for data in data {
+        let definition = definition(data);
+        sql.push_str(&schema_sql(definition));
+        sql.push_str(&data_sql(definition, &data.database));
+    }
+    sql
+}
+
+fn drop_all(data: &[Arc<DataSet>]) -> String {
+    let mut sql = format!("DROP TABLE IF EXISTS {MARKS};\n");
+    for data in data {
+        for table in &data.tables {
+            sql.push_str(&format!("DROP TABLE IF EXISTS \"{}\";\n", table.name));
+        }
+        for (name, _) in &data.enums {
+            sql.push_str(&format!("DROP TYPE IF EXISTS {name};\n"));
+        }
+    }
+    sql
+}
+
+async fn execute(url: &str, sql: &str) -> Result<()> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("the upstream database")?;
+    let connection = tokio::spawn(connection);
+    let done = client.batch_execute(sql).await;
+    drop(client);
+    connection.await.context("the connection to the upstream database")??;
+    match done {
+        Ok(()) => Ok(()),
+        Err(error) => match error.as_db_error() {
+            Some(error) => bail!("{}", error.message()),
+            None => Err(error.into()),
+        },
+    }
+}
+
+/// Answers every named query with its argument, until the process ends; gives the URL.
+fn serve(runtime: &Runtime, address: SocketAddr) -> Result<String> {
+    let route = warp::post().and(warp::body::json()).map(|request: Value| {
+        let queries: Vec<Value> = request[1]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|query| json!({"id": query["id"], "name": query["name"], "ast": query["args"][0]}))
+            .collect();
+        warp::reply::json(&json!({"kind": "QueryResponse", "userID": null, "queries": queries}))
+    });
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(address))?;
+    let url = format!("http://{}/query", listener.local_addr()?);
+    runtime.spawn(warp::serve(route).incoming(listener).run());
+    Ok(url)
+}

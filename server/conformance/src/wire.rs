@@ -1,0 +1,230 @@
+//! A live server as an implementation: a client of its own for each case, over WebSocket, and transactions by SQL.
+//!
+//! The server's answer is what the client makes of the rows that it holds. One lane runs one case at a time; lanes with
+//! data sets of their own run beside each other.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use protocol_client::{Connection, Error, Event, Hello, Identity, Keys, State, hash_of};
+use testdata::world::operations_sql;
+use tokio::runtime::Runtime;
+use tokio_postgres::NoTls;
+use zql_spec::ast::{Ast, Condition, Literal, SimpleOperator, ValuePosition};
+use zql_spec::client_schema::{ClientTable, ClientType};
+use zql_spec::conformance::{Backend, BackendError, DataSet, Held, Query, Reply};
+use zql_spec::json::Json;
+use zql_spec::naive::{Database, Operation, Row};
+use zql_spec::protocol::error::ErrorKind;
+use zql_spec::schema::ValueType;
+use zql_spec::value::Value;
+
+use crate::client;
+use crate::definition::definition;
+use crate::target::{MARKS, Target};
+use crate::undo::undo;
+
+/// A step that takes longer has been lost. Far above what a busy machine needs.
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+
+/// Wait between attempts while a server learns of tables that are new to it.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// A lane to a live server.
+pub(crate) struct Wire {
+    name: String,
+    url: String,
+    lane: String,
+    runtime: Runtime,
+    upstream: tokio_postgres::Client,
+    /// How many transactions this lane has made.
+    marks: i32,
+    own: bool,
+    late: bool,
+    running: Option<Running>,
+}
+
+struct Running {
+    data: Arc<DataSet>,
+    query: Query,
+    database: Database,
+    /// None when the query was refused.
+    client: Option<(Connection, State)>,
+}
+
+impl Wire {
+    /// A lane of this name.
+    pub(crate) fn connect(target: &Target, lane: &str) -> Result<Wire> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let connect = tokio_postgres::connect(&target.upstream, NoTls);
+        let (upstream, connection) = runtime.block_on(connect).context("the upstream database")?;
+        runtime.spawn(async move {
+            // Its end shows at the next statement.
+            let _ = connection.await;
+        });
+        let lane = lane.to_owned();
+        let mark = format!("INSERT INTO {MARKS} VALUES ('{lane}', 0)");
+        runtime.block_on(upstream.batch_execute(&mark)).context("the table of counts")?;
+        let (name, url) = (target.name.clone(), target.url.clone());
+        Ok(Wire { name, url, lane, runtime, upstream, marks: 0, own: target.own, late: target.late, running: None })
+    }
+
+    fn commit(&mut self, data: &DataSet, transaction: &[Operation]) -> Result<(), BackendError> {
+        let marks = self.marks + 1;
+        let sql = operations_sql(definition(data), transaction);
+        let sql = format!("BEGIN;\n{sql}UPDATE {MARKS} SET n = {marks} WHERE lane = '{}';\nCOMMIT", self.lane);
+        let done = self.runtime.block_on(self.upstream.batch_execute(&sql));
+        done.map_err(|error| {
+            let error = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
+            BackendError(format!("{error}\n{sql}"))
+        })?;
+        self.marks = marks;
+        Ok(())
+    }
+
+    fn schema(data: &DataSet) -> String {
+        let mut schema = data.zero.client_schema();
+        let columns = [("lane", ValueType::String), ("n", ValueType::Number)];
+        let columns = columns.map(|(name, value_type)| (Arc::from(name), ClientType::Value(value_type)));
+        let marks = ClientTable { columns: columns.into(), primary_key: Some(vec!["lane".into()]) };
+        schema.tables.insert(MARKS.into(), marks);
+        schema.to_json().to_string()
+    }
+
+    /// Opens a client for a query and follows it until the query is complete and the last transaction has come.
+    fn open(&self, data: &DataSet, query: &Query) -> Result<Result<(Connection, State), String>, BackendError> {
+        let marks = Ast {
+            table: MARKS.into(),
+            r#where: Some(Condition::Simple {
+                op: SimpleOperator::Eq,
+                left: ValuePosition::Column("lane".into()),
+                right: ValuePosition::Literal(Literal::Value(Value::string(&*self.lane))),
+            }),
+            ..Ast::default()
+        };
+        let wanted = [&query.ast, &marks].map(|ast| Hello::named("ast", &format!("[{}]", ast.to_json())));
+        let hashes: Vec<String> = wanted.iter().filter_map(|op| hash_of(op).map(str::to_owned)).collect();
+        let schema = Self::schema(data);
+        let follow = async {
+            let identity = Identity::fresh(&self.url);
+            let mut connection = Connection::open(&identity, None, Hello::new(&schema, wanted.to_vec())).await?;
+            let mut state = State::new(Keys::from_schema(&schema));
+            while !hashes.iter().all(|hash| state.got.contains(hash)) || mark(&state) != Some(self.marks) {
+                match connection.next().await? {
+                    Event::Poke(poke) => state.apply(&poke)?,
+                    Event::TransformError(errors) => {
+                        return Ok(Err(serde_json::to_string(&errors).unwrap_or_default()));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(Ok((connection, state)))
+        };
+        match self.runtime.block_on(async { tokio::time::timeout(STEP_LIMIT, follow).await }) {
+            Ok(Ok(opened)) => Ok(opened),
+            Ok(Err(Error::Server(body))) if body.kind == ErrorKind::SchemaVersionNotSupported => {
+                Err(BackendError(format!("the schema is refused: {}", body.message)))
+            }
+            Ok(Err(Error::Server(body))) => Ok(Err(body.message.clone())),
+            Ok(Err(error)) => Err(BackendError(error.to_string())),
+            Err(_) => Err(BackendError("the query does not become complete".into())),
+        }
+    }
+
+    fn reply(&self) -> Result<Reply, BackendError> {
+        let Some(Running { data, query, .. }) = &self.running else {
+            return Err(BackendError("no query was asked".into()));
+        };
+        client::answer(data, query, &self.rows()?).map(Reply::Answer)
+    }
+
+    fn rows(&self) -> Result<Held, BackendError> {
+        let Some(Running { data, client: Some((_, state)), .. }) = &self.running else {
+            return Err(BackendError("no query was asked".into()));
+        };
+        let mut rows = Held::new();
+        for table in &data.tables {
+            for held in state.table(&table.name) {
+                let cell = |column: &zql_spec::conformance::DataColumn| {
+                    let json = held.get(&*column.name).map_or_else(|| "null".to_owned(), ToString::to_string);
+                    let json = Json::parse(&json).map_err(|error| BackendError(error.to_string()))?;
+                    column.value(&json).map_err(|what| BackendError(format!("{what} in a row of {}", table.name)))
+                };
+                let row: Row = table.columns.iter().map(cell).collect::<Result<_, BackendError>>()?;
+                rows.entry(Arc::clone(&table.name)).or_default().push(row);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// How many of the lane's transactions the client has seen.
+fn mark(state: &State) -> Option<i32> {
+    state.table(MARKS).next()?.get("n")?.as_i64()?.try_into().ok()
+}
+
+impl Backend for Wire {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn refuses_in_our_words(&self) -> bool {
+        self.own
+    }
+
+    fn begin(&mut self, data: &Arc<DataSet>, query: &Query) -> Result<Reply, BackendError> {
+        let begun = Instant::now();
+        let opened = loop {
+            match self.open(data, query) {
+                // Only when the tables are new to the server, which learns of them by its stream.
+                Err(_) if self.late && begun.elapsed() < STEP_LIMIT => {
+                    self.runtime.block_on(tokio::time::sleep(AGAIN));
+                }
+                opened => break opened?,
+            }
+        };
+        self.late = false;
+        let (client, refused) = match opened {
+            Ok(client) => (Some(client), None),
+            Err(text) => (None, Some(text)),
+        };
+        let (data, query) = (Arc::clone(data), query.clone());
+        self.running = Some(Running { database: data.database.clone(), data, query, client });
+        refused.map_or_else(|| self.reply(), |text| Ok(Reply::Refused(text)))
+    }
+
+    fn step(&mut self, transaction: &[Operation], after: &Database) -> Result<Reply, BackendError> {
+        let Some(data) = self.running.as_ref().map(|running| Arc::clone(&running.data)) else {
+            return Err(BackendError("no query was asked".into()));
+        };
+        self.commit(&data, transaction)?;
+        let marks = self.marks;
+        let Some(Running { client: Some((connection, state)), database, .. }) = &mut self.running else {
+            return Err(BackendError("the query was refused".into()));
+        };
+        *database = after.clone();
+        let follow = async {
+            while mark(state) != Some(marks) {
+                let poke = connection.next_poke().await?;
+                state.apply(&poke)?;
+            }
+            Ok::<(), Error>(())
+        };
+        match self.runtime.block_on(async { tokio::time::timeout(STEP_LIMIT, follow).await }) {
+            Ok(Ok(())) => self.reply(),
+            Ok(Err(error)) => Err(BackendError(error.to_string())),
+            Err(_) => Err(BackendError("the transaction does not come".into())),
+        }
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.rows().ok()
+    }
+
+    fn end(&mut self) -> Result<(), BackendError> {
+        let Some(Running { data, database, .. }) = self.running.take() else { return Ok(()) };
+        let back = undo(&database, &data.database);
+        if back.is_empty() { Ok(()) } else { self.commit(&data, &back) }
+    }
+}
