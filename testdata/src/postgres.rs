@@ -106,7 +106,7 @@ pub fn binaries() -> Result<PathBuf> {
             Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin")))
         })
         .collect();
-    debian.sort_by(|a, b| b.0.cmp(&a.0));
+    debian.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
     in_path
         .chain(debian.into_iter().map(|(_, dir)| dir))
         .find(|dir| dir.join("initdb").is_file() && dir.join("postgres").is_file())

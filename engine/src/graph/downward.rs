@@ -370,7 +370,9 @@ impl Advance<'_> {
         transitions: &mut Transitions,
     ) -> Result<(), AdvanceError> {
         let node = self.node(id);
-        let mut edited: Vec<(Packed, Members, Vec<(Packed, Arc<StoredRow>)>)> = Vec::with_capacity(groups.len());
+        // Group, its witnesses from now on, and the rows that came in.
+        type Edited = (Packed, Members, Vec<(Packed, Arc<StoredRow>)>);
+        let mut edited: Vec<Edited> = Vec::with_capacity(groups.len());
         let mut short: Vec<usize> = Vec::new();
         for (group, GroupCandidates { gone, coming }) in groups {
             let Some(content) = self.nodes[id].groups.get(&group) else { continue };

@@ -88,7 +88,7 @@ impl InitialLoad {
     /// Best with a few hundred rows at a time. Drains `values` so that its memory can be used again.
     pub fn append(&mut self, table: LoadTable, values: &mut Vec<SqliteValue>) -> Result<(), ReplicaError> {
         let target = &self.tables[table.0];
-        if target.columns == 0 || values.len() % target.columns != 0 {
+        if target.columns == 0 || !values.len().is_multiple_of(target.columns) {
             return Err(ReplicaError::Mismatch(format!(
                 "{} values do not make rows of {} columns",
                 values.len(),

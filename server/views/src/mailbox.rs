@@ -217,7 +217,9 @@ impl State {
     /// queries that were set aside, which only came at its end; so none of it may be seen on its own.
     fn collapse(&mut self, version: &Version) {
         let mut deltas: Vec<(Arc<str>, Composed)> = Vec::new();
-        let mut answers: Vec<(Arc<str>, Arc<[AnswerRow]>, Option<Composed>)> = Vec::new();
+        // A query, its first answer, and what came to it since.
+        type Answered = (Arc<str>, Arc<[AnswerRow]>, Option<Composed>);
+        let mut answers: Vec<Answered> = Vec::new();
         let mut others = Vec::new();
         for waiting in self.waiting.drain(..) {
             match waiting {

@@ -61,9 +61,9 @@ impl Entry {
 pub(super) fn key_of(query: &Query) -> Arc<str> {
     let mut key = String::with_capacity(128 * query.nodes.len());
     for node in &query.nodes {
-        let result = write!(
+        let result = writeln!(
             key,
-            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{}\n",
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{}",
             node.table.name,
             node.table.primary_key,
             node.role,
