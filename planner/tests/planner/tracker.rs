@@ -10,23 +10,23 @@ use zql_spec::ast::{
 };
 use zql_spec::value::Value;
 
-pub fn text(text: impl Into<String>) -> SqliteValue {
+pub(crate) fn text(text: impl Into<String>) -> SqliteValue {
     SqliteValue::Text(text.into())
 }
 
-pub fn int(number: i64) -> SqliteValue {
+pub(crate) fn int(number: i64) -> SqliteValue {
     SqliteValue::Integer(number)
 }
 
 /// Begins a replica.
-pub fn begin(path: &Path) -> InitialLoad {
+pub(crate) fn begin(path: &Path) -> InitialLoad {
     let origin =
         Origin { replica_version: "01".to_owned(), publications: vec!["p".to_owned()], context: "{}".to_owned() };
     Replica::create(path, &origin).unwrap()
 }
 
 /// Adds a table with rows. An index is a list of columns; a unique one begins with `!`.
-pub fn table(
+pub(crate) fn table(
     load: &mut InitialLoad,
     name: &str,
     columns: &[(&str, &str)],
@@ -57,7 +57,7 @@ pub fn table(
 
 /// An issue tracker: every tenth issue has no owner; issue `i` has `i % 4` comments by users in turn and
 /// labels `i % labels` and, every hundredth, `rare`. `comment.author` has no index.
-pub fn tracker(path: &Path, users: i64, issues: i64) -> Arc<Snapshot> {
+pub(crate) fn tracker(path: &Path, users: i64, issues: i64) -> Arc<Snapshot> {
     let labels = 10;
     let mut load = begin(path);
     let id = |kind: &str, number: i64| text(format!("{kind}{number}"));
@@ -114,7 +114,7 @@ pub fn tracker(path: &Path, users: i64, issues: i64) -> Arc<Snapshot> {
 }
 
 /// A query over a table.
-pub fn from(table: &str) -> Ast {
+pub(crate) fn from(table: &str) -> Ast {
     Ast { table: table.into(), ..Ast::default() }
 }
 
@@ -159,15 +159,15 @@ fn correlate(alias: &str, parent: &str, child: &str, mut subquery: Ast) -> Corre
 }
 
 /// Columns are comma-separated.
-pub fn exists(parent: &str, child: &str, subquery: Ast) -> Condition {
+pub(crate) fn exists(parent: &str, child: &str, subquery: Ast) -> Condition {
     Condition::Exists { related: correlate("e", parent, child, subquery), negated: false, flip: None, scalar: None }
 }
 
-pub fn not_exists(parent: &str, child: &str, subquery: Ast) -> Condition {
+pub(crate) fn not_exists(parent: &str, child: &str, subquery: Ast) -> Condition {
     Condition::Exists { related: correlate("e", parent, child, subquery), negated: true, flip: None, scalar: None }
 }
 
-pub fn compare(column: &str, op: SimpleOperator, value: Value) -> Condition {
+pub(crate) fn compare(column: &str, op: SimpleOperator, value: Value) -> Condition {
     Condition::Simple {
         op,
         left: ValuePosition::Column(column.into()),
@@ -175,15 +175,15 @@ pub fn compare(column: &str, op: SimpleOperator, value: Value) -> Condition {
     }
 }
 
-pub fn equal(column: &str, value: &str) -> Condition {
+pub(crate) fn equal(column: &str, value: &str) -> Condition {
     compare(column, SimpleOperator::Eq, Value::string(value))
 }
 
-pub fn number(column: &str, op: SimpleOperator, value: f64) -> Condition {
+pub(crate) fn number(column: &str, op: SimpleOperator, value: f64) -> Condition {
     compare(column, op, Value::Number(value))
 }
 
 /// The query against the snapshot's schema.
-pub fn resolve(ast: &Ast, snapshot: &Snapshot) -> Arc<Query> {
+pub(crate) fn resolve(ast: &Ast, snapshot: &Snapshot) -> Arc<Query> {
     Arc::new(Query::resolve(ast, &snapshot.schema).unwrap())
 }
