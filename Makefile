@@ -53,15 +53,22 @@ fmt:
 postgres:
 	@.ci/need initdb postgresql
 
-# The JavaScript packages exactly as the lock file says. No install script runs: Node 22 itself comes as a package with
-# the binary inside. The stamp makes this free when the lock file has not changed.
+# The JavaScript packages exactly as the lock files say. No install script runs: Node 22 itself comes as a package with the
+# binary inside, and with it the npm that installs the others, because an older Node's npm leaves out what that Node cannot
+# run. The stamps make this free when the lock files have not changed.
+NPM_CI := ci --ignore-scripts --no-audit --no-fund --loglevel=error
+
 node: $(NODE_DIR)/node_modules/.stamp
 
-$(NODE_DIR)/node_modules/.stamp: $(NODE_DIR)/package-lock.json
+$(NODE_DIR)/tools/node_modules/.stamp: $(NODE_DIR)/tools/package-lock.json
 	@.ci/need npm npm
-	cd $(NODE_DIR) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd $(NODE_DIR)/tools && npm $(NPM_CI)
+	@touch $@
+
+$(NODE_DIR)/node_modules/.stamp: $(NODE_DIR)/package-lock.json $(NODE_DIR)/tools/node_modules/.stamp
+	cd $(NODE_DIR) && tools/node_modules/node-linux-*/bin/node tools/node_modules/npm/bin/npm-cli.js $(NPM_CI)
 	@touch $@
 
 clean:
-	rm -rf $(NODE_DIR)/node_modules
+	rm -rf $(NODE_DIR)/node_modules $(NODE_DIR)/tools/node_modules
 	$(CARGO) clean

@@ -23,8 +23,8 @@ pub fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Node 22, which the lock file pins like any package. Called by its own path: npm 9, which is Debian's, makes no link
-/// to it in `.bin`.
+/// Node 22, which the lock file of the folder `tools` pins like any package. Called by its own path: Debian's npm makes
+/// no link to it in `.bin`.
 ///
 /// # Errors
 /// When the packages are not installed, or there is none for this machine.
@@ -32,9 +32,9 @@ pub fn binary() -> Result<PathBuf> {
     let machine = match std::env::consts::ARCH {
         "x86_64" => "x64",
         "aarch64" => "arm64",
-        other => bail!("no pinned Node for {other}: testdata/node/package.json lists x64 and arm64 on Linux"),
+        other => bail!("no pinned Node for {other}: testdata/node/tools/package.json lists x64 and arm64 on Linux"),
     };
-    let binary = folder()?.join(format!("node_modules/node-linux-{machine}/bin/node"));
+    let binary = folder()?.join(format!("tools/node_modules/node-linux-{machine}/bin/node"));
     if !binary.exists() {
         bail!("{} is missing: run `make node` again", binary.display());
     }
