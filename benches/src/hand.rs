@@ -4,10 +4,12 @@
 //! prepared once and read on the same kind of connection.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Params, Row};
+use rustc_hash::FxHashMap;
 use zql_spec::json::{write_number, write_string};
 
 use crate::tracker::TABLES;
@@ -54,23 +56,29 @@ impl Sink {
 /// Reads tables by hand.
 pub(crate) struct Hand<'a> {
     connection: &'a Connection,
-    sink: &'a mut Sink,
+    /// Where the rows go.
+    pub(crate) sink: Sink,
+    /// By table and the rest of the statement: whoever writes by hand does so once.
+    formats: FxHashMap<(&'static str, &'static str), Rc<Format>>,
 }
 
-/// What a table's rows are written with.
+/// A statement, and what its rows are written with.
 struct Format {
+    sql: String,
     before: Vec<String>,
     boolean: Vec<bool>,
 }
 
 impl Format {
-    fn of(table: &str) -> Result<Format> {
+    fn of(table: &str, tail: &str) -> Result<Format> {
         let (_, columns, _) = TABLES.iter().find(|(name, ..)| *name == table).context("a table of the tracker")?;
+        let names: Vec<String> = columns.iter().map(|(name, _)| format!("t.{name}")).collect();
         let before = |(position, (name, _)): (usize, &(&str, &str))| match position {
             0 => format!(r#"{{"op":"put","tableName":"{table}","value":{{"{name}":"#),
             _ => format!(r#","{name}":"#),
         };
         Ok(Format {
+            sql: format!("SELECT {} FROM \"{table}\" t {tail}", names.join(", ")),
             before: columns.iter().enumerate().map(before).collect(),
             boolean: columns.iter().map(|(_, declared)| declared.starts_with("bool")).collect(),
         })
@@ -97,15 +105,15 @@ impl Format {
 
 impl<'a> Hand<'a> {
     /// Reads with this connection.
-    pub(crate) fn new(connection: &'a Connection, sink: &'a mut Sink) -> Self {
-        Hand { connection, sink }
+    pub(crate) fn new(connection: &'a Connection, sink: Sink) -> Self {
+        Hand { connection, sink, formats: FxHashMap::default() }
     }
 
     /// Gives all rows of a statement, which selects the table's columns first, and lets `also` see them.
     fn rows(
         &mut self,
-        table: &str,
-        tail: &str,
+        table: &'static str,
+        tail: &'static str,
         params: impl Params,
         also: impl FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
@@ -115,16 +123,20 @@ impl<'a> Hand<'a> {
     /// Gives the rows of a statement that is run for each of many parameters.
     fn each<P: Params>(
         &mut self,
-        table: &str,
-        tail: &str,
+        table: &'static str,
+        tail: &'static str,
         params: impl IntoIterator<Item = P>,
         mut also: impl FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        let format = Format::of(table)?;
-        let (_, columns, _) = TABLES.iter().find(|(name, ..)| *name == table).context("a table of the tracker")?;
-        let columns: Vec<String> = columns.iter().map(|(name, _)| format!("t.{name}")).collect();
-        let sql = format!("SELECT {} FROM \"{table}\" t {tail}", columns.join(", "));
-        let mut statement = self.connection.prepare_cached(&sql)?;
+        let format = match self.formats.get(&(table, tail)) {
+            Some(format) => Rc::clone(format),
+            None => {
+                let format = Rc::new(Format::of(table, tail)?);
+                self.formats.insert((table, tail), Rc::clone(&format));
+                format
+            }
+        };
+        let mut statement = self.connection.prepare_cached(&format.sql)?;
         for params in params {
             let mut rows = statement.query(params)?;
             while let Some(row) = rows.next()? {
@@ -138,7 +150,7 @@ impl<'a> Hand<'a> {
     }
 
     /// Gives the rows with these ids.
-    fn by_id<'k>(&mut self, table: &str, ids: impl IntoIterator<Item = &'k String>) -> Result<()> {
+    fn by_id<'k>(&mut self, table: &'static str, ids: impl IntoIterator<Item = &'k String>) -> Result<()> {
         self.each(table, "WHERE t.id = ?1", ids.into_iter().map(|id| [id]), |_| Ok(()))
     }
 
@@ -151,7 +163,7 @@ impl<'a> Hand<'a> {
     // ---- the queries ---------------------------------------------------------------------------------
 
     /// One table, one statement.
-    pub(crate) fn single(&mut self, tail: &str) -> Result<()> {
+    pub(crate) fn single(&mut self, tail: &'static str) -> Result<()> {
         self.rows("issue", tail, [], |_| Ok(()))
     }
 
@@ -178,7 +190,7 @@ impl<'a> Hand<'a> {
     }
 
     /// All issues with the label named `rare`, by a junction; all its rows are witnesses.
-    pub(crate) fn labelled(&mut self, junction: &str) -> Result<()> {
+    pub(crate) fn labelled(&mut self, junction: &'static str) -> Result<()> {
         let mut keys = Vec::new();
         let labels = self.ids("SELECT id FROM label WHERE name = 'rare'", [])?;
         self.by_id("label", &labels)?;

@@ -124,9 +124,11 @@ pub(crate) fn run(issues: i64, budget: Duration, report: &mut Report) -> Result<
     section.chart(&["by hand", "zql"]);
     for case in cases() {
         let query = tracker::resolve(&case.ast, &snapshot)?;
-        let (mut ours, mut theirs) = (Sink::checked(), Sink::checked());
+        let mut ours = Sink::checked();
+        let mut hand = Hand::new(&reader, Sink::checked());
         answering.write(&query, &mut ours)?;
-        (case.hand)(&mut Hand::new(&reader, &mut theirs))?;
+        (case.hand)(&mut hand)?;
+        let theirs = std::mem::take(&mut hand.sink);
         ensure!(
             (ours.rows, ours.digest) == (theirs.rows, theirs.digest),
             "{}: {} rows, by hand {}, or not the same ones",
@@ -135,11 +137,7 @@ pub(crate) fn run(issues: i64, budget: Duration, report: &mut Report) -> Result<
             theirs.rows
         );
         let mut sink = Sink::default();
-        let (by_hand, zql) = alternate(
-            budget,
-            || (case.hand)(&mut Hand::new(&reader, &mut Sink::default())),
-            || answering.write(&query, &mut sink),
-        )?;
+        let (by_hand, zql) = alternate(budget, || (case.hand)(&mut hand), || answering.write(&query, &mut sink))?;
         let hydration = answering.planner.hydrate(&query, &snapshot)?;
         let start = Instant::now();
         let graph = Graph::new(Arc::clone(&query), &hydration);

@@ -75,6 +75,8 @@ fn main() -> Result<()> {
     if let (true, Some(replica)) = (arguments.hot_path, &arguments.replica) {
         return hot_path::child(replica);
     }
+    // A run of some parts is not recorded unless it is said where.
+    let recorded = arguments.parts.is_empty() || arguments.output.is_some();
     let folder = arguments.output.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"));
     let before = Report::recorded(&folder, &arguments.name);
     let machine = measure::machine();
@@ -97,7 +99,10 @@ fn main() -> Result<()> {
     if wanted(Part::HotPath) {
         hot_path::run(before.get("hot-path"), &mut report)?;
     }
-    report.write(&folder, &arguments.name, &machine, before)?;
-    eprintln!("written to {}", folder.display());
+    if recorded {
+        report.write(&folder, &arguments.name, &machine, before)?;
+        eprintln!("written to {}", folder.display());
+    }
+    report.say_missed();
     Ok(())
 }

@@ -254,10 +254,14 @@ impl Report {
             }
         }
         std::fs::write(folder.join(format!("{name}.md")), text)?;
+        Ok(())
+    }
+
+    /// Says how many targets were missed.
+    pub(crate) fn say_missed(&self) {
         let missed: usize = self.sections.iter().map(Section::missed).sum();
         if missed > 0 {
             println!("\n{missed} targets were missed; they are marked with ✗");
         }
-        Ok(())
     }
 }

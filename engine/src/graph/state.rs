@@ -35,7 +35,7 @@ pub(super) struct Group {
 #[derive(Clone, Debug)]
 pub(super) enum Members {
     /// Few rows, or witnesses.
-    Few(SmallVec<[Packed; 1]>),
+    Few(FewKeys),
     /// Many rows.
     Many(Box<ByteSet>),
     /// The first rows in order, by their place. Boxed, because most groups are few rows and there are many groups.
@@ -43,17 +43,69 @@ pub(super) enum Members {
     Window(Box<BTreeMap<Packed, Packed>>),
 }
 
+/// Bytes of a few keys that take no allocation: what makes the whole 32 bytes long.
+const INLINE_BYTES: usize = 23;
+
+/// A few keys one after the other, each behind its length: two short ones take no allocation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FewKeys(SmallVec<[u8; INLINE_BYTES]>);
+
+impl FewKeys {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || {
+            let (length, after) = match *rest {
+                [] => return None,
+                // A length that does not fit a byte follows in four.
+                [u8::MAX, a, b, c, d, ..] => (u32::from_le_bytes([a, b, c, d]) as usize, &rest[5..]),
+                [length, ..] => (usize::from(length), &rest[1..]),
+            };
+            let (key, after) = after.split_at(length);
+            rest = after;
+            Some(key)
+        })
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.iter().any(|other| other == key)
+    }
+
+    fn push(&mut self, key: &[u8]) {
+        match u8::try_from(key.len()) {
+            Ok(length) if length < u8::MAX => self.0.push(length),
+            _ => {
+                self.0.push(u8::MAX);
+                let length = u32::try_from(key.len()).expect("a row's key takes less than 4 GB");
+                self.0.extend_from_slice(&length.to_le_bytes());
+            }
+        }
+        self.0.extend_from_slice(key);
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        if self.contains(key) {
+            let mut rest = FewKeys::default();
+            self.iter().filter(|other| *other != key).for_each(|key| rest.push(key));
+            *self = rest;
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        if self.0.spilled() { self.0.capacity() } else { 0 }
+    }
+}
+
 impl Members {
     pub(super) fn empty(keeps: Keeps) -> Self {
         match keeps {
-            Keeps::All | Keeps::Witnesses => Members::Few(SmallVec::new()),
+            Keeps::All | Keeps::Witnesses => Members::Few(FewKeys::default()),
             Keeps::First(_) => Members::Window(Box::default()),
         }
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
-            Members::Few(keys) => keys.len(),
+            Members::Few(keys) => keys.iter().count(),
             Members::Many(keys) => keys.len(),
             Members::Window(window) => window.len(),
         }
@@ -61,7 +113,7 @@ impl Members {
 
     pub(super) fn keys(&self) -> Box<dyn Iterator<Item = Packed> + '_> {
         match self {
-            Members::Few(keys) => Box::new(keys.iter().cloned()),
+            Members::Few(keys) => Box::new(keys.iter().map(Packed::from_bytes)),
             Members::Many(keys) => Box::new(keys.iter().map(Packed::from_bytes)),
             Members::Window(window) => Box::new(window.values().cloned()),
         }
@@ -70,7 +122,7 @@ impl Members {
     /// Whether a group that is no window has a row.
     pub(super) fn has(&self, key: &Packed) -> bool {
         match self {
-            Members::Few(keys) => keys.contains(key),
+            Members::Few(keys) => keys.contains(key.bytes()),
             Members::Many(keys) => keys.contains(key.bytes()),
             Members::Window(window) => window.values().any(|other| other == key),
         }
@@ -79,7 +131,7 @@ impl Members {
     /// Whether a row is a member, by its key and its image of the time.
     pub(super) fn contains(&self, node: &Node, key: &Packed, row: &StoredRow) -> bool {
         match self {
-            Members::Few(keys) => keys.contains(key),
+            Members::Few(keys) => keys.contains(key.bytes()),
             Members::Many(keys) => keys.contains(key.bytes()),
             Members::Window(window) => window.contains_key(&Packed::place(row, &node.order)),
         }
@@ -98,12 +150,12 @@ impl Members {
     /// Adds a row of a group that is no window.
     pub(super) fn insert_key(&mut self, key: Packed) {
         match self {
-            Members::Few(keys) if keys.contains(&key) => {}
-            Members::Few(keys) if keys.len() < FEW_MEMBERS => keys.push(key),
+            Members::Few(keys) if keys.contains(key.bytes()) => {}
+            Members::Few(keys) if keys.iter().count() < FEW_MEMBERS => keys.push(key.bytes()),
             Members::Few(keys) => {
                 let mut many = ByteSet::default();
-                keys.iter().chain([&key]).for_each(|key| {
-                    many.insert(key.bytes());
+                keys.iter().chain([key.bytes()]).for_each(|key| {
+                    many.insert(key);
                 });
                 *self = Members::Many(Box::new(many));
             }
@@ -117,11 +169,13 @@ impl Members {
     /// Removes a row of a group that is no window.
     pub(super) fn remove_key(&mut self, key: &Packed) {
         match self {
-            Members::Few(keys) => keys.retain(|other| other != key),
+            Members::Few(keys) => keys.remove(key.bytes()),
             Members::Many(keys) => {
                 keys.remove(key.bytes());
                 if keys.len() <= FEW_MEMBERS / 2 {
-                    *self = Members::Few(keys.iter().map(Packed::from_bytes).collect());
+                    let mut few = FewKeys::default();
+                    keys.iter().for_each(|key| few.push(key));
+                    *self = Members::Few(few);
                 }
             }
             Members::Window(_) => debug_assert!(false, "rows of a window are removed by their place"),
@@ -130,10 +184,7 @@ impl Members {
 
     fn heap_bytes(&self) -> usize {
         match self {
-            Members::Few(keys) => {
-                let spilled = if keys.spilled() { keys.capacity() * size_of::<Packed>() } else { 0 };
-                spilled + keys.iter().map(Packed::heap_bytes).sum::<usize>()
-            }
+            Members::Few(keys) => keys.heap_bytes(),
             Members::Many(keys) => size_of::<ByteSet>() + keys.heap_bytes(),
             Members::Window(window) => {
                 window.iter().map(|(place, key)| 2 * size_of::<Packed>() + place.heap_bytes() + key.heap_bytes()).sum()

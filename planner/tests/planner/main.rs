@@ -2,6 +2,7 @@
 
 mod answers;
 mod choices;
+mod shapes;
 mod tables;
 mod tracker;
 mod worlds;
