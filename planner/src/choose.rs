@@ -39,8 +39,47 @@ pub(crate) struct Want {
 pub(crate) struct Chooser<'a> {
     model: &'a Model<'a>,
     key_plans: Vec<Option<Rel>>,
+    /// Every plan that was priced, if anybody wants to know.
+    considered: Option<Vec<Considered>>,
     /// Picks plans at random instead of by cost, so that tests see all of them.
     dice: Option<Dice>,
+}
+
+/// A plan that was priced.
+#[derive(Clone, Debug)]
+pub(crate) struct Considered {
+    /// The node that it reads.
+    pub(crate) node: NodeId,
+    /// What it reads the node for.
+    pub(crate) purpose: Purpose,
+    /// How.
+    pub(crate) way: Way,
+    /// Expected rows that it gives.
+    pub(crate) rows: f64,
+    /// Expected cost in microseconds.
+    pub(crate) cost: f64,
+    /// Whether it was chosen.
+    pub(crate) chosen: bool,
+}
+
+/// What a node is read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Its rows are part of the answer.
+    Rows,
+    /// Its keys decide an EXISTS.
+    Keys,
+    /// One branch of a disjunction is answered by itself.
+    Branch,
+}
+
+/// A way to read a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// With one driver; these EXISTS are joined, and those probed.
+    Driven { driver: Driver, joined: Vec<NodeId>, probed: Vec<NodeId> },
+    /// So many branches of a disjunction, each by itself.
+    Branches(usize),
 }
 
 /// A linear congruential generator: tests only need variety that can be repeated.
@@ -57,7 +96,17 @@ impl Dice {
 impl<'a> Chooser<'a> {
     /// A chooser for the model's query.
     pub(crate) fn new(model: &'a Model<'a>, dice: Option<Dice>) -> Self {
-        Chooser { model, key_plans: vec![None; model.query.nodes.len()], dice }
+        Chooser { model, key_plans: vec![None; model.query.nodes.len()], considered: None, dice }
+    }
+
+    /// A chooser that remembers what it considered.
+    pub(crate) fn explaining(model: &'a Model<'a>, dice: Option<Dice>) -> Self {
+        Chooser { considered: Some(Vec::new()), ..Chooser::new(model, dice) }
+    }
+
+    /// What was considered so far.
+    pub(crate) fn considered(self) -> Vec<Considered> {
+        self.considered.unwrap_or_default()
     }
 
     /// The plan for the rows of a node: of the root, or of a node whose parents' rows have `keys` distinct keys.
@@ -133,18 +182,31 @@ impl<'a> Chooser<'a> {
                 candidates.extend(self.by_branches(node, &parts, position, want));
             }
         }
-        match &mut self.dice {
-            Some(dice) => candidates.swap_remove(dice.below(candidates.len())),
+        let chosen = match &mut self.dice {
+            Some(dice) => dice.below(candidates.len()),
             None => {
-                let cheapest = candidates.into_iter().min_by(|one, other| one.cost.total_cmp(&other.cost));
-                cheapest.expect("a scan that probes is always possible")
+                let costs = candidates.iter().map(|(rel, _)| rel.cost).enumerate();
+                let cheapest = costs.min_by(|(_, one), (_, other)| one.total_cmp(other));
+                cheapest.map(|(position, _)| position).expect("a scan that probes is always possible")
             }
+        };
+        if let Some(considered) = &mut self.considered {
+            let purpose = match (&want.columns, split) {
+                (None, _) => Purpose::Rows,
+                (Some(_), true) => Purpose::Keys,
+                (Some(_), false) => Purpose::Branch,
+            };
+            considered.extend(candidates.iter().enumerate().map(|(position, (rel, way))| {
+                let (way, chosen) = (way.clone(), position == chosen);
+                Considered { node, purpose, way, rows: rel.rows, cost: rel.cost, chosen }
+            }));
         }
+        candidates.swap_remove(chosen).0
     }
 
     /// The plan that answers each branch of a disjunction by itself and puts the answers together, so that each
     /// branch can use its own index or its own EXISTS. All other conditions become part of every branch.
-    fn by_branches(&mut self, node: NodeId, parts: &Parts, position: usize, want: &Want) -> Option<Rel> {
+    fn by_branches(&mut self, node: NodeId, parts: &Parts, position: usize, want: &Want) -> Option<(Rel, Way)> {
         let Filter::Or(branches) = &parts.mixed[position] else { return None };
         if branches.len() > BRANCHES_MAX {
             return None;
@@ -180,17 +242,26 @@ impl<'a> Chooser<'a> {
             rel = Rel { op, node, columns, rows: kept, cost };
         }
         let rows = rel.rows;
-        Some(if want.columns.is_none() { fetch(self.model, rel, rows) } else { rel })
+        let rel = if want.columns.is_none() { fetch(self.model, rel, rows) } else { rel };
+        Some((rel, Way::Branches(branches.len())))
     }
 
     /// The plan with this driver. With `join`, each EXISTS for which it is cheaper is joined, and there is no
     /// plan if there is none; without, all are probed.
-    fn candidate(&mut self, node: NodeId, driver: Driver, parts: &Parts, want: &Want, join: bool) -> Option<Rel> {
+    fn candidate(
+        &mut self,
+        node: NodeId,
+        driver: Driver,
+        parts: &Parts,
+        want: &Want,
+        join: bool,
+    ) -> Option<(Rel, Way)> {
         let parts = parts.without(driver);
         let mut assembly = Assembly::new(self.model, node, driver, &parts, want);
         if let Driver::Exists(exists) = driver {
             assembly.drive(self.keys(exists));
         }
+        let mut names: Vec<NodeId> = Vec::new();
         if join {
             let mut joined = Vec::new();
             let all = parts.all_exists();
@@ -210,9 +281,11 @@ impl<'a> Chooser<'a> {
             if joined.is_empty() {
                 return None;
             }
+            names = joined.iter().map(|(exists, _)| *exists).collect();
             assembly.join(joined);
         }
-        Some(assembly.finish())
+        let probed = parts.all_exists().into_iter().filter(|exists| !names.contains(exists)).collect();
+        Some((assembly.finish(), Way::Driven { driver, joined: names, probed }))
     }
 
     /// The filter with EXISTS that are false for every row made so.

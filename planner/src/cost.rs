@@ -13,7 +13,7 @@ use zql_spec::ast::{Literal, SimpleOperator};
 use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
 
-use crate::stats::TableStats;
+use crate::stats::{Index, TableStats};
 
 /// Starting a statement that was prepared before.
 pub(crate) const STATEMENT: f64 = 4.0;
@@ -97,6 +97,25 @@ impl<'a> Model<'a> {
         model
     }
 
+    /// The same estimates if these nodes' tables had further indexes.
+    pub(crate) fn with_indexes(&self, indexes: Vec<(NodeId, Index)>) -> Model<'a> {
+        let mut stats = self.stats.clone();
+        for (node, index) in indexes {
+            let table = &self.query.nodes[node].table.name;
+            for (stats, other) in stats.iter_mut().zip(&self.query.nodes) {
+                if other.table.name == *table {
+                    Arc::make_mut(stats).indexes.push(index.clone());
+                }
+            }
+        }
+        Model::new(self.query, stats, self.stream_rows)
+    }
+
+    /// Whether an index leads with these columns in this order.
+    pub(crate) fn leads(&self, node: NodeId, columns: &[usize]) -> bool {
+        self.stats[node].indexes.iter().any(|index| index.columns.starts_with(columns))
+    }
+
     /// A node of the query.
     pub(crate) fn node(&self, node: NodeId) -> &'a Node {
         &self.query.nodes[node]
@@ -137,6 +156,12 @@ impl<'a> Model<'a> {
         FANOUT.min(rows)
     }
 
+    /// How many distinct keys so many rows of a node are expected to have in these columns. At least one, and whole.
+    pub(crate) fn distinct_keys(&self, node: NodeId, columns: &[usize], rows: f64) -> f64 {
+        let keys = self.table_rows(node) / self.fanout(node, columns).max(1.0);
+        rows.min(keys).round().max(1.0)
+    }
+
     /// The share of a node's table that passes a filter over it.
     pub(crate) fn selectivity(&self, node: NodeId, filter: &Filter) -> f64 {
         match filter {
@@ -167,7 +192,7 @@ impl<'a> Model<'a> {
     }
 
     /// The share of rows that have one value of a column.
-    fn equal(&self, node: NodeId, column: usize) -> f64 {
+    pub(crate) fn equal(&self, node: NodeId, column: usize) -> f64 {
         let rows = self.table_rows(node);
         let table = &self.node(node).table;
         if table.unique_keys.iter().any(|key| key[..] == [column]) {

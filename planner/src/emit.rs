@@ -4,6 +4,7 @@
 //! waits in the arena nor travels as a number. Only rows that are sorted or joined after they were read whole do.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt32Type;
@@ -32,34 +33,54 @@ pub(crate) fn emit(
     context: &Arc<TaskContext>,
     found: &mut Found<'_>,
 ) -> Result<()> {
+    let Some(tally) = &run.tally else { return emit_rows(run, plan, keys, context, found) };
+    let begun = Instant::now();
+    let mut rows = 0;
+    emit_rows(run, plan, keys, context, &mut |row| {
+        rows += 1;
+        found(row);
+    })?;
+    tally.set(0, rows, begun.elapsed());
+    Ok(())
+}
+
+/// The operators of a plan are numbered in preorder, so that a run can be measured; the plan itself is the first.
+fn emit_rows(
+    run: &Arc<Run>,
+    plan: &Rel,
+    keys: Option<&GivenKeys>,
+    context: &Arc<TaskContext>,
+    found: &mut Found<'_>,
+) -> Result<()> {
     let batch = keys.map(|keys| &keys.batch);
     if plan.columns.contains(&Col::Row) {
         match &plan.op {
             Op::Scan(leaf) => {
-                return scan::emit(run, &Statement::new(&run.query, leaf, &plan.columns), None, found);
+                return scan::emit(run, &Statement::new(&run.query, leaf, &plan.columns), None, Some(0), found);
             }
             Op::Lookup { input, by, leaf } => {
                 let statement = Statement::new(&run.query, leaf, &plan.columns);
                 if let (Op::Keys, Some(batch)) = (&input.op, batch) {
-                    return lookup::emit(run, &statement, batch, by, found);
+                    return lookup::emit(run, &statement, batch, by, Some(0), found);
                 }
-                return each_batch(run, input, batch, context, |batch| {
-                    lookup::emit(run, &statement, &batch, by, found)
+                return each_batch(run, input, 1, batch, context, |batch| {
+                    lookup::emit(run, &statement, &batch, by, Some(0), found)
                 });
             }
-            Op::Join { keys: of_keys, .. } => {
-                if let Some(scan) = keyed_scan(run, plan) {
+            Op::Join { keys: of_keys, input, .. } => {
+                if let Some(scan) = keyed_scan(run, plan, 0) {
                     let (set, last) = match (&of_keys.op, keys) {
                         (Op::Keys, Some(given)) => (Arc::clone(&given.set), Some(given.batch.slice(0, 1))),
                         _ => {
-                            let keys = physical::build(run, of_keys, batch)?.execute(0, Arc::clone(context))?;
+                            let keys = physical::build(run, of_keys, 1 + input.size(), batch)?
+                                .execute(0, Arc::clone(context))?;
                             let (set, last) = block_on(collect(keys, &scan.of_keys))?;
                             (Arc::new(set), last)
                         }
                     };
                     return match scan.single(&set, last.as_ref()) {
-                        Some(key) => lookup::emit(run, &scan.lookup, key, &scan.of_keys, found),
-                        None => scan::emit(run, &scan.scan, Some(&scan.filter(set)), found),
+                        Some(key) => lookup::emit(run, &scan.lookup, key, &scan.of_keys, scan.slot, found),
+                        None => scan::emit(run, &scan.scan, Some(&scan.filter(set)), scan.slot, found),
                     };
                 }
             }
@@ -68,7 +89,7 @@ pub(crate) fn emit(
     }
     run.arena.lock().clear();
     let position = plan.position(Col::Row).unwrap_or(0);
-    each_batch(run, plan, batch, context, |batch| {
+    each_batch(run, plan, 0, batch, context, |batch| {
         for &position in batch.column(position).as_primitive::<UInt32Type>().values() {
             let row = run.arena.lock().take(position)?;
             found(row);
@@ -81,11 +102,12 @@ pub(crate) fn emit(
 fn each_batch(
     run: &Arc<Run>,
     plan: &Rel,
+    number: usize,
     keys: Option<&RecordBatch>,
     context: &Arc<TaskContext>,
     mut take: impl FnMut(RecordBatch) -> Result<()>,
 ) -> Result<()> {
-    let mut batches = physical::build(run, plan, keys)?.execute(0, Arc::clone(context))?;
+    let mut batches = physical::build(run, plan, number, keys)?.execute(0, Arc::clone(context))?;
     while let Some(batch) = block_on(batches.next()) {
         take(batch?)?;
     }

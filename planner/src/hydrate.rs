@@ -18,6 +18,7 @@ use crate::cost::Model;
 use crate::emit::emit;
 use crate::error::Result;
 use crate::keys::ParentKeys;
+use crate::measure::{OpTally, Tally};
 use crate::physical;
 use crate::plan::{Op, Rel};
 use crate::plans::{Plans, ShapePlans};
@@ -30,7 +31,7 @@ pub struct Planner {
     stats: StatsCache,
     plans: Plans,
     context: Arc<TaskContext>,
-    dice: Option<Dice>,
+    pub(crate) dice: Option<Dice>,
 }
 
 /// A node's plan, how many keys it was made for, and what it gave.
@@ -38,6 +39,8 @@ pub(crate) struct NodeAnswer {
     pub(crate) plan: Arc<Rel>,
     pub(crate) keys: Option<usize>,
     pub(crate) rows: usize,
+    /// What each operator did, in preorder; empty if the run was not measured.
+    pub(crate) tally: Vec<OpTally>,
 }
 
 impl Default for Planner {
@@ -69,6 +72,17 @@ impl Planner {
     ) -> Result<Vec<Option<NodeAnswer>>> {
         let run = Run::new(query, snapshot)?;
         let mut choice = Choice::new(self, &run)?;
+        self.answer_by(&run, &mut |node, keys| choice.plan(node, keys), found)
+    }
+
+    /// The same, by plans that the caller chooses for a node and a number of keys.
+    pub(crate) fn answer_by(
+        &self,
+        run: &Arc<Run>,
+        choose: &mut dyn FnMut(NodeId, Option<usize>) -> Arc<Rel>,
+        found: &mut Found<'_>,
+    ) -> Result<Vec<Option<NodeAnswer>>> {
+        let query = &run.query;
         let mut answers: Vec<Option<NodeAnswer>> = Vec::with_capacity(query.nodes.len());
         // Keys of nodes that are still to be read.
         let mut keys: FxHashMap<NodeId, ParentKeys> = FxHashMap::default();
@@ -86,7 +100,7 @@ impl Planner {
                 continue;
             };
             let key_count = given.as_ref().map(|given| given.set.len());
-            let plan = choice.plan(id, key_count);
+            let plan = choose(id, key_count);
             let synced = node.children.iter().filter(|child| query.nodes[**child].synced);
             let mut below: Vec<(NodeId, ParentKeys)> = synced
                 .filter_map(|&child| {
@@ -95,16 +109,20 @@ impl Planner {
                     Some((child, ParentKeys::new(&of_child.table, &edge.child_columns, &edge.parent_columns)))
                 })
                 .collect();
+            if let Some(tally) = &run.tally {
+                tally.begin(plan.size());
+            }
             let mut rows = 0;
             if !matches!(plan.op, Op::Empty) {
-                emit(&run, &plan, given.as_ref(), &self.context, &mut |row| {
+                emit(run, &plan, given.as_ref(), &self.context, &mut |row| {
                     rows += 1;
                     below.iter_mut().for_each(|(_, keys)| keys.add(&row));
                     found(id, row);
                 })?;
             }
             keys.extend(below);
-            answers.push(Some(NodeAnswer { plan, keys: key_count, rows }));
+            let tally = run.tally.as_ref().map(Tally::take).unwrap_or_default();
+            answers.push(Some(NodeAnswer { plan, keys: key_count, rows, tally }));
         }
         Ok(answers)
     }
@@ -128,14 +146,14 @@ impl Planner {
             let plan = choice.plan(id, keys);
             let none = |edge: &Edge| ParentKeys::new(&node.table, &edge.child_columns, &edge.parent_columns).finish();
             let given = node.edge.as_ref().map(none).transpose()?;
-            physical::build(&run, &plan, given.as_ref().map(|given| &given.batch))?;
+            physical::build(&run, &plan, 0, given.as_ref().map(|given| &given.batch))?;
             expected.push(plan.rows);
         }
         Ok(query.nodes.iter().filter(|node| node.synced).count())
     }
 
-    /// The statistics of the tables of a query's nodes.
-    fn stats(&self, run: &Run) -> Result<Vec<Arc<TableStats>>> {
+    /// What is known of the tables of each node.
+    pub(crate) fn stats(&self, run: &Run) -> Result<Vec<Arc<TableStats>>> {
         let reader = run.reader.lock();
         let stats = run.query.nodes.iter().map(|node| self.stats.get(&reader, &node.table));
         Ok(stats.collect::<rusqlite::Result<Vec<_>>>()?)

@@ -18,6 +18,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::error::{Error, Result};
 use crate::keys::{KeyFilter, KeySet, collect};
 use crate::lookup::probe;
+use crate::measure::Slot;
 use crate::operator::{common_plan_methods, properties};
 use crate::run::Run;
 use crate::scan::{ReadAhead, read_all};
@@ -38,6 +39,8 @@ pub(crate) struct KeyedScan {
     pub(crate) of_keys: Vec<usize>,
     /// Whether rows are kept that have no key.
     pub(crate) negated: bool,
+    /// The number of the scan.
+    pub(crate) slot: Slot,
 }
 
 impl KeyedScan {
@@ -116,13 +119,13 @@ async fn read(
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let (keys, last) = collect(keys, &scan.of_keys).await?;
     if let Some(key) = scan.single(&keys, last.as_ref()) {
-        let batch = probe(&run, &scan.lookup, key, &scan.of_keys)?;
+        let batch = probe(&run, &scan.lookup, key, &scan.of_keys, scan.slot)?;
         return Ok(stream::iter([Ok::<_, Error>(batch)]).boxed());
     }
     let filter = scan.filter(Arc::new(keys));
     if scan.stream {
-        return Ok(stream::iter(ReadAhead::new(run, scan.scan, Some(filter))).boxed());
+        return Ok(stream::iter(ReadAhead::new(run, scan.scan, Some(filter), scan.slot)).boxed());
     }
-    let batches = read_all(&run, &scan.scan, Some(&filter))?;
+    let batches = read_all(&run, &scan.scan, Some(&filter), scan.slot)?;
     Ok(stream::iter(batches).map(Ok::<_, Error>).boxed())
 }

@@ -19,6 +19,7 @@ use zql_spec::value::Value;
 
 use crate::emit::Found;
 use crate::error::Result;
+use crate::measure::{Meter, Slot};
 use crate::operator::{common_plan_methods, properties};
 use crate::run::{Run, prepare};
 use crate::statement::{Batcher, Statement};
@@ -30,14 +31,21 @@ pub(crate) struct SqliteLookupExec {
     statement: Arc<Statement>,
     input: Arc<dyn ExecutionPlan>,
     by: Vec<usize>,
+    slot: Slot,
     properties: Arc<PlanProperties>,
 }
 
 impl SqliteLookupExec {
     /// Runs the statement for each row of the input with the columns `by` as its look-up parameters.
-    pub(crate) fn new(run: Arc<Run>, statement: Arc<Statement>, input: Arc<dyn ExecutionPlan>, by: Vec<usize>) -> Self {
+    pub(crate) fn new(
+        run: Arc<Run>,
+        statement: Arc<Statement>,
+        input: Arc<dyn ExecutionPlan>,
+        by: Vec<usize>,
+        slot: Slot,
+    ) -> Self {
         let properties = properties(&statement.schema, None);
-        SqliteLookupExec { run, statement, input, by, properties }
+        SqliteLookupExec { run, statement, input, by, slot, properties }
     }
 
     fn over(
@@ -46,7 +54,7 @@ impl SqliteLookupExec {
     ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
         let input = children.pop().unwrap_or_else(|| Arc::clone(&self.input));
         let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
-        Ok(Arc::new(SqliteLookupExec::new(run, statement, input, self.by.clone())))
+        Ok(Arc::new(SqliteLookupExec::new(run, statement, input, self.by.clone(), self.slot)))
     }
 }
 
@@ -69,18 +77,25 @@ impl ExecutionPlan for SqliteLookupExec {
         context: Arc<TaskContext>,
     ) -> datafusion::common::Result<SendableRecordBatchStream> {
         let (run, statement, by) = (Arc::clone(&self.run), Arc::clone(&self.statement), self.by.clone());
+        let slot = self.slot;
         let input = self.input.execute(partition, context)?;
-        let batches = input.map(move |keys| Ok(probe(&run, &statement, &keys?, &by)?));
+        let batches = input.map(move |keys| Ok(probe(&run, &statement, &keys?, &by, slot)?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.statement.schema), batches)))
     }
 }
 
 /// The rows of a batch of keys.
-pub(crate) fn probe(run: &Run, statement: &Statement, keys: &RecordBatch, by: &[usize]) -> Result<RecordBatch> {
+pub(crate) fn probe(
+    run: &Run,
+    statement: &Statement,
+    keys: &RecordBatch,
+    by: &[usize],
+    slot: Slot,
+) -> Result<RecordBatch> {
     let codec = run.codec(&statement.table);
     let mut batcher = Batcher::new(statement, &codec);
     let mut arena = run.arena.lock();
-    each(run, statement, keys, by, |row| batcher.push(row, &mut arena))?;
+    each(run, statement, keys, by, slot, |row| batcher.push(row, &mut arena))?;
     batcher.finish()
 }
 
@@ -90,11 +105,12 @@ pub(crate) fn emit(
     statement: &Statement,
     keys: &RecordBatch,
     by: &[usize],
+    slot: Slot,
     found: &mut Found<'_>,
 ) -> Result<()> {
     let codec = run.codec(&statement.table);
     let offset = statement.whole_row();
-    each(run, statement, keys, by, |row| {
+    each(run, statement, keys, by, slot, |row| {
         found(codec.decode(row, offset)?);
         Ok(())
     })
@@ -105,21 +121,26 @@ fn each(
     statement: &Statement,
     keys: &RecordBatch,
     by: &[usize],
+    slot: Slot,
     mut take: impl FnMut(&Row<'_>) -> Result<()>,
 ) -> Result<()> {
     let keys: Vec<Keys<'_>> = by.iter().map(|&column| Keys::new(keys.column(column))).collect();
     let rows_of_keys = keys.first().map_or(0, Keys::len);
+    let mut meter = Meter::new(run, slot);
     let reader = run.reader.lock();
     let mut prepared = prepare(&reader, statement)?;
     for key in 0..rows_of_keys {
         for (position, column) in keys.iter().enumerate() {
             prepared.raw_bind_parameter(position + 1, column.value(key))?;
         }
+        meter.execution();
         let mut rows = prepared.raw_query();
         while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+            meter.row(row);
             take(row)?;
         }
     }
+    meter.finish(&reader, &statement.sql.text);
     Ok(())
 }
 

@@ -27,14 +27,30 @@ use crate::error::{Error, Result};
 use crate::first::FirstPerKeyExec;
 use crate::keyed::{KeyedScan, KeyedScanExec};
 use crate::lookup::SqliteLookupExec;
+use crate::measure::MeasuredExec;
 use crate::plan::{Col, Leaf, Match, Op, Rel, Truth};
 use crate::run::Run;
 use crate::scan::SqliteScanExec;
 use crate::statement::{Statement, schema};
 
-/// The operators of a plan. `keys` are the distinct keys of the parents' rows, if the plan reads them.
-pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Result<Arc<dyn ExecutionPlan>> {
+/// The operators of a plan whose first one has this number; those below follow in preorder. `keys` are the distinct
+/// keys of the parents' rows, if the plan reads them.
+pub(crate) fn build(
+    run: &Arc<Run>,
+    rel: &Rel,
+    number: usize,
+    keys: Option<&RecordBatch>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let operator = operator(run, rel, number, keys)?;
+    Ok(match run.tally {
+        Some(_) => Arc::new(MeasuredExec::new(Arc::clone(run), number, operator)),
+        None => operator,
+    })
+}
+
+fn operator(run: &Arc<Run>, rel: &Rel, number: usize, keys: Option<&RecordBatch>) -> Result<Arc<dyn ExecutionPlan>> {
     let table = &run.query.nodes[rel.node].table;
+    let (slot, below) = (Some(number), number + 1);
     Ok(match &rel.op {
         Op::Empty => Arc::new(EmptyExec::new(schema(table, &rel.columns))),
         Op::Keys => {
@@ -44,20 +60,21 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
         Op::Scan(leaf) => {
             let statement = Statement::new(&run.query, leaf, &rel.columns);
             let order = leaf.order.then(|| read_order(run, leaf, rel, &statement.schema)).flatten();
-            Arc::new(SqliteScanExec::new(Arc::clone(run), Arc::new(statement), leaf.stream, order))
+            Arc::new(SqliteScanExec::new(Arc::clone(run), Arc::new(statement), leaf.stream, order, slot))
         }
         Op::Lookup { input, by, leaf } => {
             let statement = Statement::new(&run.query, leaf, &rel.columns);
-            let input = build(run, input, keys)?;
-            Arc::new(SqliteLookupExec::new(Arc::clone(run), Arc::new(statement), input, by.clone()))
+            let input = build(run, input, below, keys)?;
+            Arc::new(SqliteLookupExec::new(Arc::clone(run), Arc::new(statement), input, by.clone(), slot))
         }
         Op::Join { keys: of_keys, input, on, kind, build_rows } => {
-            if let (Some(scan), Op::Scan(leaf)) = (keyed_scan(run, rel), &input.op) {
+            let number_of_keys = below + input.size();
+            if let (Some(scan), Op::Scan(leaf)) = (keyed_scan(run, rel, number), &input.op) {
                 let order = leaf.order.then(|| read_order(run, leaf, input, &scan.scan.schema)).flatten();
-                let of_keys = build(run, of_keys, keys)?;
+                let of_keys = build(run, of_keys, number_of_keys, keys)?;
                 return Ok(Arc::new(KeyedScanExec::new(Arc::clone(run), scan, of_keys, order)));
             }
-            let (of_keys, rows) = (build(run, of_keys, keys)?, build(run, input, keys)?);
+            let (of_keys, rows) = (build(run, of_keys, number_of_keys, keys)?, build(run, input, below, keys)?);
             let (of_keys_schema, rows_schema) = (of_keys.schema(), rows.schema());
             let on = on.iter().map(|&(key, row)| {
                 let (key, row) = (column(&of_keys_schema, key), column(&rows_schema, row));
@@ -79,11 +96,11 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
                 .build_exec()?
         }
         Op::Filter { input, truth } => {
-            let built = build(run, input, keys)?;
+            let built = build(run, input, below, keys)?;
             Arc::new(FilterExec::try_new(predicate(input, &built.schema(), truth)?, built)?)
         }
         Op::Distinct { input } => {
-            let built = build(run, input, keys)?;
+            let built = build(run, input, below, keys)?;
             let schema = built.schema();
             let columns = rel.columns.iter().map(|&wanted| {
                 let (expression, position) = of_input(input, &schema, wanted)?;
@@ -93,17 +110,20 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
             Arc::new(AggregateExec::try_new(AggregateMode::Single, group, Vec::new(), Vec::new(), built, schema)?)
         }
         Op::Concat { inputs } => {
+            let mut next = below;
             let built = inputs.iter().map(|input| {
+                let number = next;
+                next += input.size();
                 let positions = rel
                     .columns
                     .iter()
                     .map(|&wanted| input.position(wanted).ok_or_else(|| internal("a column that its input lacks")));
-                Ok((build(run, input, keys)?, positions.collect::<Result<Vec<_>>>()?))
+                Ok((build(run, input, number, keys)?, positions.collect::<Result<Vec<_>>>()?))
             });
             Arc::new(ConcatExec::new(schema(table, &rel.columns), built.collect::<Result<_>>()?))
         }
         Op::Sort { input, order, fetch } => {
-            let built = build(run, input, keys)?;
+            let built = build(run, input, below, keys)?;
             let schema = built.schema();
             let order = order.iter().map(|&(column, direction)| {
                 let (expression, _) = of_input(input, &schema, Col::Column(column))?;
@@ -114,7 +134,7 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
             Arc::new(SortExec::new(order, built).with_fetch(*fetch))
         }
         Op::First { input, keys: by, limit } => {
-            let input = build(run, input, keys)?;
+            let input = build(run, input, below, keys)?;
             if by.is_empty() {
                 Arc::new(GlobalLimitExec::new(input, 0, Some(*limit)))
             } else {
@@ -124,8 +144,9 @@ pub(crate) fn build(run: &Arc<Run>, rel: &Rel, keys: Option<&RecordBatch>) -> Re
     })
 }
 
-/// The join as a scan that looks its rows up, if its rows come from a scan and are kept or dropped by their key alone.
-pub(crate) fn keyed_scan(run: &Run, rel: &Rel) -> Option<KeyedScan> {
+/// The join of this number as a scan that looks its rows up, if its rows come from a scan and are kept or dropped by their
+/// key alone.
+pub(crate) fn keyed_scan(run: &Run, rel: &Rel, number: usize) -> Option<KeyedScan> {
     let Op::Join { input, on, kind: kind @ (Match::Semi | Match::Anti), build_rows: false, .. } = &rel.op else {
         return None;
     };
@@ -142,6 +163,7 @@ pub(crate) fn keyed_scan(run: &Run, rel: &Rel) -> Option<KeyedScan> {
         of_rows: on.iter().map(|&(_, row)| row).collect(),
         of_keys: on.iter().map(|&(key, _)| key).collect(),
         negated: *kind == Match::Anti,
+        slot: Some(number + 1),
     })
 }
 

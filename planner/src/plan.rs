@@ -170,6 +170,11 @@ impl Rel {
         self.columns.iter().position(|&other| other == column)
     }
 
+    /// How many operators it has.
+    pub(crate) fn size(&self) -> usize {
+        1 + self.inputs().into_iter().map(Rel::size).sum::<usize>()
+    }
+
     /// The inputs.
     pub(crate) fn inputs(&self) -> Vec<&Rel> {
         match &self.op {

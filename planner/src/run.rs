@@ -17,6 +17,7 @@ use rusqlite::CachedStatement;
 use zql_spec::schema::Table;
 
 use crate::error::{Error, Result};
+use crate::measure::Tally;
 use crate::statement::Statement;
 
 /// One run of a plan.
@@ -29,6 +30,8 @@ pub(crate) struct Run {
     pub(crate) reader: Mutex<Reader>,
     /// Rows decoded whole.
     pub(crate) arena: Mutex<Arena>,
+    /// What the operators did, if anybody wants to know.
+    pub(crate) tally: Option<Tally>,
 }
 
 /// Rows decoded whole, by position. A row that clients cannot be given fails the query only if it is part of
@@ -91,9 +94,20 @@ impl std::fmt::Debug for Run {
 impl Run {
     /// A run at the pinned version.
     pub(crate) fn new(query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<Arc<Run>> {
-        let reader = Mutex::new(snapshot.reader()?);
+        let reader = snapshot.reader()?;
+        Ok(Arc::new(Run::with(query, snapshot, reader, None)))
+    }
+
+    /// A run that is measured.
+    pub(crate) fn measured(query: &Arc<Query>, snapshot: &Arc<Snapshot>, tally: Tally) -> Result<Arc<Run>> {
+        let mut reader = snapshot.reader()?;
+        reader.measure()?;
+        Ok(Arc::new(Run::with(query, snapshot, reader, Some(tally))))
+    }
+
+    fn with(query: &Arc<Query>, snapshot: &Arc<Snapshot>, reader: Reader, tally: Option<Tally>) -> Run {
         let (query, snapshot) = (Arc::clone(query), Arc::clone(snapshot));
-        Ok(Arc::new(Run { query, snapshot, reader, arena: Mutex::default() }))
+        Run { query, snapshot, reader: Mutex::new(reader), arena: Mutex::default(), tally }
     }
 
     /// The codec of a table's rows.

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use arrow::array::RecordBatch;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -22,6 +23,7 @@ use rusqlite::Row;
 use crate::emit::Found;
 use crate::error::{Error, Result};
 use crate::keys::KeyFilter;
+use crate::measure::{Meter, Slot};
 use crate::operator::{common_plan_methods, properties};
 use crate::run::{Run, prepare};
 use crate::statement::{BATCH_ROWS, Batcher, Statement};
@@ -35,13 +37,20 @@ pub(crate) struct SqliteScanExec {
     run: Arc<Run>,
     statement: Arc<Statement>,
     stream: bool,
+    slot: Slot,
     properties: Arc<PlanProperties>,
 }
 
 impl SqliteScanExec {
-    pub(crate) fn new(run: Arc<Run>, statement: Arc<Statement>, stream: bool, order: Option<LexOrdering>) -> Self {
+    pub(crate) fn new(
+        run: Arc<Run>,
+        statement: Arc<Statement>,
+        stream: bool,
+        order: Option<LexOrdering>,
+        slot: Slot,
+    ) -> Self {
         let properties = properties(&statement.schema, order);
-        SqliteScanExec { run, statement, stream, properties }
+        SqliteScanExec { run, statement, stream, slot, properties }
     }
 
     fn over(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
@@ -64,13 +73,13 @@ impl ExecutionPlan for SqliteScanExec {
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> datafusion::common::Result<SendableRecordBatchStream> {
         let schema = Arc::clone(&self.statement.schema);
-        let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
+        let (run, statement, slot) = (Arc::clone(&self.run), Arc::clone(&self.statement), self.slot);
         if self.stream {
-            let batches = ReadAhead::new(run, statement, None);
+            let batches = ReadAhead::new(run, statement, None, slot);
             let batches = stream::iter(batches).map(|batch| Ok(batch?));
             return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
         }
-        let batches = stream::once(async move { read_all(&run, &statement, None) })
+        let batches = stream::once(async move { read_all(&run, &statement, None, slot) })
             .map_ok(|batches| stream::iter(batches).map(Ok::<_, Error>))
             .try_flatten()
             .map_err(Into::into);
@@ -79,18 +88,29 @@ impl ExecutionPlan for SqliteScanExec {
 }
 
 /// Runs the statement to its end and hands each row on.
-pub(crate) fn emit(run: &Run, statement: &Statement, filter: Option<&KeyFilter>, found: &mut Found<'_>) -> Result<()> {
+pub(crate) fn emit(
+    run: &Run,
+    statement: &Statement,
+    filter: Option<&KeyFilter>,
+    slot: Slot,
+    found: &mut Found<'_>,
+) -> Result<()> {
+    let mut meter = Meter::new(run, slot);
     let reader = run.reader.lock();
     let codec = run.codec(&statement.table);
     let offset = statement.whole_row();
     let mut prepared = prepare(&reader, statement)?;
     let mut rows = prepared.raw_query();
     let mut scratch = Vec::new();
+    meter.execution();
     while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+        meter.row(row);
         if wanted(filter, row, &mut scratch)? {
             found(codec.decode(row, offset)?);
         }
     }
+    drop(rows);
+    meter.finish(&reader, &statement.sql.text);
     Ok(())
 }
 
@@ -99,7 +119,13 @@ fn wanted(filter: Option<&KeyFilter>, row: &Row<'_>, scratch: &mut Vec<u8>) -> R
 }
 
 /// Runs the statement to its end.
-pub(crate) fn read_all(run: &Run, statement: &Statement, filter: Option<&KeyFilter>) -> Result<Vec<RecordBatch>> {
+pub(crate) fn read_all(
+    run: &Run,
+    statement: &Statement,
+    filter: Option<&KeyFilter>,
+    slot: Slot,
+) -> Result<Vec<RecordBatch>> {
+    let mut meter = Meter::new(run, slot);
     let mut batches = Vec::new();
     let reader = run.reader.lock();
     let mut arena = run.arena.lock();
@@ -108,7 +134,9 @@ pub(crate) fn read_all(run: &Run, statement: &Statement, filter: Option<&KeyFilt
     let mut rows = prepared.raw_query();
     let mut batcher = Batcher::new(statement, &codec);
     let mut scratch = Vec::new();
+    meter.execution();
     while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+        meter.row(row);
         if !wanted(filter, row, &mut scratch)? {
             continue;
         }
@@ -120,6 +148,8 @@ pub(crate) fn read_all(run: &Run, statement: &Statement, filter: Option<&KeyFilt
     if batcher.len() > 0 {
         batches.push(batcher.finish()?);
     }
+    drop(rows);
+    meter.finish(&reader, &statement.sql.text);
     Ok(batches)
 }
 
@@ -128,7 +158,10 @@ pub(crate) struct ReadAhead {
     run: Arc<Run>,
     statement: Arc<Statement>,
     filter: Option<KeyFilter>,
+    slot: Slot,
     receiver: Option<Receiver<Ahead>>,
+    /// Waited for in the end, if what it did is of interest.
+    thread: Option<JoinHandle<()>>,
     ended: bool,
 }
 
@@ -137,8 +170,19 @@ type Ahead = Result<Option<RecordBatch>>;
 
 impl ReadAhead {
     /// A scan that has not begun, for the rows that a filter keeps.
-    pub(crate) fn new(run: Arc<Run>, statement: Arc<Statement>, filter: Option<KeyFilter>) -> Self {
-        ReadAhead { run, statement, filter, receiver: None, ended: false }
+    pub(crate) fn new(run: Arc<Run>, statement: Arc<Statement>, filter: Option<KeyFilter>, slot: Slot) -> Self {
+        ReadAhead { run, statement, filter, slot, receiver: None, thread: None, ended: false }
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        // The thread ends when it finds that nobody takes its batches.
+        self.receiver = None;
+        if let Some(thread) = self.thread.take().filter(|_| self.run.tally.is_some()) {
+            // That it panicked has been told by the missing end of its batches.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -152,16 +196,19 @@ impl Iterator for ReadAhead {
         if self.receiver.is_none() {
             let (sender, receiver) = sync_channel(AHEAD);
             let (run, statement) = (Arc::clone(&self.run), Arc::clone(&self.statement));
-            let filter = self.filter.take();
+            let (filter, slot) = (self.filter.take(), self.slot);
             let read = move || {
-                if let Err(error) = read_ahead(&run, &statement, filter.as_ref(), &sender) {
+                if let Err(error) = read_ahead(&run, &statement, filter.as_ref(), slot, &sender) {
                     // Nobody listens any more if this fails, and then nobody needs to know.
                     let _ = sender.send(Err(error));
                 }
             };
-            if let Err(error) = std::thread::Builder::new().name("scan".to_owned()).spawn(read) {
-                self.ended = true;
-                return Some(Err(Error::Replica(error.into())));
+            match std::thread::Builder::new().name("scan".to_owned()).spawn(read) {
+                Ok(thread) => self.thread = Some(thread),
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(Error::Replica(error.into())));
+                }
             }
             self.receiver = Some(receiver);
         }
@@ -176,8 +223,18 @@ impl Iterator for ReadAhead {
     }
 }
 
-fn read_ahead(run: &Run, statement: &Statement, filter: Option<&KeyFilter>, sender: &SyncSender<Ahead>) -> Result<()> {
-    let reader = run.snapshot.reader()?;
+fn read_ahead(
+    run: &Run,
+    statement: &Statement,
+    filter: Option<&KeyFilter>,
+    slot: Slot,
+    sender: &SyncSender<Ahead>,
+) -> Result<()> {
+    let mut reader = run.snapshot.reader()?;
+    if run.tally.is_some() {
+        reader.measure()?;
+    }
+    let mut meter = Meter::new(run, slot);
     let codec = run.codec(&statement.table);
     let mut prepared = prepare(&reader, statement)?;
     let mut rows = prepared.raw_query();
@@ -185,9 +242,11 @@ fn read_ahead(run: &Run, statement: &Statement, filter: Option<&KeyFilter>, send
     let mut scratch = Vec::new();
     // The first batch is small, so that a plan that stops early stops soon.
     let mut size = BATCH_ROWS / 16;
+    meter.execution();
     loop {
         let row = rows.next().map_err(|error| reader.error(error))?;
         if let Some(row) = row {
+            meter.row(row);
             if !wanted(filter, row, &mut scratch)? {
                 continue;
             }
@@ -198,14 +257,17 @@ fn read_ahead(run: &Run, statement: &Statement, filter: Option<&KeyFilter>, send
             }
             size = BATCH_ROWS;
             if sender.send(Ok(Some(batcher.finish()?))).is_err() {
-                return Ok(());
+                break;
             }
         } else {
             // Whether anybody listens to the end does not matter here.
             if batcher.len() == 0 || sender.send(Ok(Some(batcher.finish()?))).is_ok() {
                 let _ = sender.send(Ok(None));
             }
-            return Ok(());
+            break;
         }
     }
+    drop(rows);
+    meter.finish(&reader, &statement.sql.text);
+    Ok(())
 }

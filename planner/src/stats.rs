@@ -46,6 +46,8 @@ pub(crate) struct TableStats {
 /// One index.
 #[derive(Clone, Debug)]
 pub(crate) struct Index {
+    /// Its name in the replica.
+    pub(crate) name: Arc<str>,
     /// The leading indexed columns that are visible, as positions in the table.
     pub(crate) columns: Vec<usize>,
     /// Rows per distinct value of the first 1, 2, … columns.
@@ -110,7 +112,7 @@ impl StatsCache {
 }
 
 /// Reads the statistics of a table.
-fn read(connection: &Connection, table: &Table) -> rusqlite::Result<TableStats> {
+pub(crate) fn read(connection: &Connection, table: &Table) -> rusqlite::Result<TableStats> {
     let analysed = read_stat1(connection, &table.name)?;
     let sampled = sampled_rows(connection, &table.name)?;
     let rows = match analysed.iter().filter_map(|(_, numbers)| numbers.first()).copied().max_by(f64::total_cmp) {
@@ -142,13 +144,21 @@ fn read(connection: &Connection, table: &Table) -> rusqlite::Result<TableStats> 
                 None => UNKNOWN_FANOUT.min(rows.max(1.0)),
             })
             .collect();
-        indexes.push(Index { columns, fanout });
+        indexes.push(Index { name: Arc::from(name), columns, fanout });
     }
     Ok(TableStats { rows, indexes })
 }
 
 /// The numbers of `sqlite_stat1` by index: row count, then rows per distinct prefix.
 fn read_stat1(connection: &Connection, table: &str) -> rusqlite::Result<Vec<(String, Vec<f64>)>> {
+    let numbers = |stat: &str| stat.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
+    let texts = read_stat1_texts(connection, table)?.into_iter();
+    let read = texts.map(|(index, stat)| (index, numbers(&stat)));
+    Ok(read.filter(|(_, numbers): &(String, Vec<f64>)| !numbers.is_empty()).collect())
+}
+
+/// What `sqlite_stat1` says of a table, by index.
+pub(crate) fn read_stat1_texts(connection: &Connection, table: &str) -> rusqlite::Result<Vec<(String, String)>> {
     let exists = connection
         .prepare_cached("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'")?
         .query_row([], |_| Ok(()))
@@ -158,13 +168,7 @@ fn read_stat1(connection: &Connection, table: &str) -> rusqlite::Result<Vec<(Str
     }
     connection
         .prepare_cached("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = ?1")?
-        .query_map([table], |row| {
-            let index: Option<String> = row.get(0)?;
-            let stat: String = row.get(1)?;
-            let numbers: Vec<f64> = stat.split_ascii_whitespace().map_while(|number| number.parse().ok()).collect();
-            Ok((index.unwrap_or_default(), numbers))
-        })?
-        .filter(|row| !matches!(row, Ok((_, numbers)) if numbers.is_empty()))
+        .query_map([table], |row| Ok((row.get::<_, Option<String>>(0)?.unwrap_or_default(), row.get(1)?)))?
         .collect()
 }
 
@@ -187,5 +191,6 @@ fn sampled_rows(connection: &Connection, table: &str) -> rusqlite::Result<f64> {
         let begin = first.saturating_add((window as f64 * step) as i64);
         found += count.query_row([begin, begin.saturating_add(width as i64)], |row| row.get::<_, f64>(0))?;
     }
-    Ok((found / (width * WINDOWS) * span).clamp(1.0, span))
+    // Whole, so that it is the same number when it was written down and read again.
+    Ok((found / (width * WINDOWS) * span).clamp(1.0, span).round())
 }

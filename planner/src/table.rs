@@ -126,6 +126,6 @@ impl TableProvider for SqliteTable {
             shapes: Shapes::default(),
         };
         let statement = Arc::new(Statement::new(&run.query, &leaf, &columns));
-        Ok(Arc::new(SqliteScanExec::new(run, statement, leaf.stream, None)))
+        Ok(Arc::new(SqliteScanExec::new(run, statement, leaf.stream, None, None)))
     }
 }

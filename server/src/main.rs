@@ -21,10 +21,12 @@ fn main() -> ExitCode {
         .arg_required_else_help(true)
         .subcommand(serve::command())
         .subcommand(conformance::command())
+        .subcommand(explain::command())
         .subcommands(terminal::commands());
     match command.get_matches().subcommand() {
         Some(("serve", matches)) => serve::main(matches),
         Some(("conformance", matches)) => conformance::main(matches),
+        Some(("explain", matches)) => explain::main(matches),
         Some((name, matches)) => terminal::run(name, matches).unwrap_or(ExitCode::FAILURE),
         None => ExitCode::FAILURE,
     }

@@ -8,6 +8,7 @@
 //! It must not know who subscribes. Memory grows with the graphs' state and their active groups.
 
 mod constants;
+mod describe;
 mod register;
 mod routes;
 
@@ -22,6 +23,7 @@ use crate::commit::{Commit, Key, RowChange, StoredRow};
 use crate::graph::read::{Apply, Lookup};
 use crate::graph::{Activation, AdvanceError, AnswerRow, Graph, QueryDelta, Read, hydrated_rows};
 use crate::hydration::Hydration;
+pub use describe::{Route, routes};
 use register::Registration;
 use routes::{Bucket, Interest, Lift, Matter, TableRoutes};
 

@@ -23,25 +23,25 @@ type Routes = FxHashMap<Arc<str>, TableRoutes>;
 /// How a graph's nodes are found.
 #[derive(Debug)]
 pub(super) struct Registration {
-    fixed: Vec<Fixed>,
+    pub(super) fixed: Vec<Fixed>,
     /// The nodes that are found by their groups too, with the hashes of their filters.
-    grouped: Vec<(NodeId, u64)>,
+    pub(super) grouped: Vec<(NodeId, u64)>,
 }
 
 /// A node that is found by constants.
 #[derive(Debug)]
-struct Fixed {
-    node: NodeId,
-    matter: Matter,
+pub(super) struct Fixed {
+    pub(super) node: NodeId,
+    pub(super) matter: Matter,
     filter: u64,
     /// No columns if nothing is fixed.
-    anchor: Anchor,
-    lift: Option<(Vec<Hop>, Top)>,
+    pub(super) anchor: Anchor,
+    pub(super) lift: Option<(Vec<Hop>, Top)>,
 }
 
 /// Where a lift ends.
 #[derive(Debug)]
-enum Top {
+pub(super) enum Top {
     /// At a node that fixes columns.
     Values(Anchor),
     /// At a related node, by its active groups.

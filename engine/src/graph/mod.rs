@@ -27,6 +27,7 @@ pub mod read;
 mod replace;
 mod replica_read;
 mod state;
+mod upkeep;
 mod upward;
 mod window;
 
@@ -40,6 +41,7 @@ pub use delta::{AnswerRow, DeltaComposer, QueryDelta, RowDelta};
 pub(crate) use edit::Activation;
 pub use read::{Read, ReadError};
 pub use replica_read::ReplicaRead;
+pub use upkeep::{Kept, Upkeep, upkeep};
 
 use advance::Advance;
 use changes::Changes;

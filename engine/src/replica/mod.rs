@@ -25,6 +25,7 @@ mod error;
 mod load;
 mod pins;
 mod relation;
+mod scan_status;
 mod snapshot;
 mod spec;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use codec::RowCodec;
 pub use error::ReplicaError;
 pub use load::{InitialLoad, LoadTable};
 pub use rusqlite::types::Value as SqliteValue;
+pub use scan_status::PlanLine;
 pub use snapshot::{Reader, Snapshot};
 pub use spec::{ColumnSpec, IndexSpec, TableSpec};
 pub use writer::{Relation, Tx, Writer};
@@ -107,11 +109,21 @@ struct Published {
     catalogue: Arc<Catalogue>,
 }
 
+/// What is done with a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    /// It is read at pinned versions and written.
+    Serve,
+    /// It is looked at. The file belongs to somebody else, and nothing in it is changed.
+    Inspect,
+}
+
 /// An open, complete replica.
 pub struct Replica {
     path: PathBuf,
     replica_version: Version,
     publications: Vec<String>,
+    access: Access,
     /// Replaced while the writer commits, so that a pin always meets the schema of its version.
     published: RwLock<Arc<Published>>,
     /// The newest pin, for others to share.
@@ -135,16 +147,8 @@ impl Replica {
             return Ok(None);
         }
         adopt::adopt(path)?;
-        let connection = open_connection(path)?;
-        let state = match catalogue::read_state(&connection) {
-            // Also what SQLite says about a reference server's file with its logs beside it.
-            Err(error) if error.is_corruption() => {
-                tracing::warn!(path = %path.display(), %error, "not a replica that can be opened");
-                return Ok(None);
-            }
-            state => state?,
-        };
-        let Some(state) = state else { return Ok(None) };
+        let connection = open_connection(path, Access::Serve)?;
+        let Some(state) = state_of(&connection, path)? else { return Ok(None) };
         let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             return Err(ReplicaError::Mismatch(format!("the replica's journal mode stays {mode}")));
@@ -161,24 +165,52 @@ impl Replica {
                 }
             }
         })?;
+        Ok(Some(Replica::new(path, Access::Serve, state, catalogue, checkpoint)))
+    }
+
+    /// Opens a replica that another process may be serving, to read it. The file is not changed, there is no
+    /// writer, and pins read the version that is newest when each of their connections begins: one that meets
+    /// another version than its pin's fails with [`ReplicaError::PinExpired`].
+    ///
+    /// # Errors
+    /// As [`Replica::open`].
+    pub fn inspect(path: &Path) -> Result<Option<Arc<Replica>>, ReplicaError> {
+        if !path.try_exists()? || std::fs::metadata(path)?.len() == 0 {
+            return Ok(None);
+        }
+        let connection = open_connection(path, Access::Inspect)?;
+        let Some(state) = state_of(&connection, path)? else { return Ok(None) };
+        let catalogue = Catalogue::read(&connection)?;
+        let (checkpoint, _) = mpsc::sync_channel(1);
+        Ok(Some(Replica::new(path, Access::Inspect, state, catalogue, checkpoint)))
+    }
+
+    fn new(
+        path: &Path,
+        access: Access,
+        state: ReplicaState,
+        catalogue: Catalogue,
+        checkpoint: SyncSender<()>,
+    ) -> Arc<Replica> {
         let published = Published {
             version: state.state_version,
             schema: Arc::new(catalogue.schema()),
             catalogue: Arc::new(catalogue),
         };
-        Ok(Some(Arc::new(Replica {
+        Arc::new(Replica {
             path: path.to_owned(),
             replica_version: state.replica_version,
             publications: state.publications,
+            access,
             published: RwLock::new(Arc::new(published)),
             shared: Mutex::new(Weak::new()),
             pool: Pool::default(),
             pins: Pins::default(),
-            writer_taken: AtomicBool::new(false),
+            writer_taken: AtomicBool::new(access == Access::Inspect),
             wal_pages: Arc::new(AtomicU64::new(0)),
             wal: Mutex::new(None),
             checkpoint,
-        })))
+        })
     }
 
     /// Begins an initial sync. An existing replica stays until [`InitialLoad::finish`] replaces it.
@@ -261,6 +293,15 @@ impl Replica {
         Ok(version)
     }
 
+    /// Writes the newest version to a file of its own, which must not exist. It is as large as the rows are.
+    pub fn copy_to(&self, path: &Path) -> Result<(), ReplicaError> {
+        let Some(target) = path.to_str() else {
+            return Err(ReplicaError::Mismatch("a copy's path must be UTF-8".to_owned()));
+        };
+        open_connection(&self.path, self.access)?.execute("VACUUM INTO ?1", [target])?;
+        Ok(())
+    }
+
     /// Sizes for operators to watch.
     pub fn metrics(&self) -> ReplicaMetrics {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
@@ -289,18 +330,60 @@ impl std::fmt::Debug for Replica {
     }
 }
 
+/// Where a file stands; `None` if it is no complete replica.
+fn state_of(connection: &Connection, path: &Path) -> Result<Option<ReplicaState>, ReplicaError> {
+    match catalogue::read_state(connection) {
+        // Also what SQLite says about a reference server's file with its logs beside it.
+        Err(error) if error.is_corruption() => {
+            tracing::warn!(path = %path.display(), %error, "not a replica that can be opened");
+            Ok(None)
+        }
+        state => state,
+    }
+}
+
 /// A connection to a replica file, which must exist.
-fn open_connection(path: &Path) -> Result<Connection, ReplicaError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+fn open_connection(path: &Path, access: Access) -> Result<Connection, ReplicaError> {
+    let mode = match access {
+        Access::Serve => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        Access::Inspect => OpenFlags::SQLITE_OPEN_READ_ONLY,
+    };
+    // Without a log nobody has the file open, and SQLite would leave one behind beside a file that is only read.
+    let alone = access == Access::Inspect && !beside(path, "-wal").exists();
+    let uri = alone.then(|| immutable_uri(path)).flatten();
+    let connection = match uri {
+        Some(uri) => {
+            Connection::open_with_flags(uri, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI)?
+        }
+        None => Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?,
+    };
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    if access == Access::Serve {
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+    }
+    // On by default in a build that can count; only `zql explain` and the inspector want to know.
+    scan_status::count(&connection, false)?;
     // With STAT4, SQLite prepares a statement again whenever a value that its plan looked at is bound anew:
     // 8 µs for a probe that takes 2. A statement here is prepared once and probed with many keys.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     crate::sql::functions::register(&connection)?;
     Ok(connection)
+}
+
+/// The name by which SQLite opens a file without looking for a log; none for paths that are not UTF-8.
+fn immutable_uri(path: &Path) -> Option<String> {
+    let mut uri = String::from("file:");
+    for c in path.to_str()?.chars() {
+        match c {
+            '%' => uri.push_str("%25"),
+            '?' => uri.push_str("%3f"),
+            '#' => uri.push_str("%23"),
+            c => uri.push(c),
+        }
+    }
+    uri.push_str("?immutable=1");
+    Some(uri)
 }
 
 /// Writes something that means nothing: snapshots need a log that has been written to, and SQLite does

@@ -1,7 +1,7 @@
 //! Pinned versions and the connections that read them.
 //!
 //! A pin is a connection inside a read transaction. More connections join it at exactly its version
-//! through SQLite's snapshot API, whose calls are the only unsafe code of the workspace. A pin keeps the
+//! through SQLite's snapshot API, whose calls are unsafe code. A pin keeps the
 //! write-ahead log from being reset, so pins are meant to be brief; one that outlives the log's bound is
 //! given up ([`ReplicaError::PinExpired`]) and its holder pins again.
 #![allow(unsafe_code)]
@@ -20,7 +20,8 @@ use zql_spec::value::Value;
 
 use super::codec::RowCodec;
 use super::error::ReplicaError;
-use super::{Published, Replica};
+use super::scan_status::{self, PlanLine};
+use super::{Access, Published, Replica};
 use crate::commit::{StoredRow, Version};
 use crate::sql::{Sql, fits};
 
@@ -70,8 +71,8 @@ fn snapshot_open(connection: &Connection, snapshot: &Handle) -> rusqlite::Result
 }
 
 /// Opens a connection that only reads.
-pub(super) fn open_reading(path: &Path) -> Result<Connection, ReplicaError> {
-    let connection = super::open_connection(path)?;
+pub(super) fn open_reading(path: &Path, access: Access) -> Result<Connection, ReplicaError> {
+    let connection = super::open_connection(path, access)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Reads of checkpointed pages come straight from the page cache of the operating system.
@@ -82,6 +83,13 @@ pub(super) fn open_reading(path: &Path) -> Result<Connection, ReplicaError> {
     Ok(connection)
 }
 
+/// The version that the connection's transaction reads.
+fn version_of(connection: &Connection) -> rusqlite::Result<Version> {
+    connection
+        .prepare_cached(r#"SELECT stateVersion FROM "_zero.replicationState""#)?
+        .query_row([], |row| Ok(Version::from(row.get_ref(0)?.as_str()?)))
+}
+
 /// Connections that are in no transaction.
 #[derive(Default)]
 pub(super) struct Pool {
@@ -89,10 +97,10 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    fn take(&self, path: &Path) -> Result<Connection, ReplicaError> {
+    fn take(&self, replica: &Replica) -> Result<Connection, ReplicaError> {
         match self.idle.lock().pop() {
             Some(connection) => Ok(connection),
-            None => open_reading(path),
+            None => open_reading(&replica.path, replica.access),
         }
     }
 
@@ -116,7 +124,8 @@ pub struct Snapshot {
     pub schema: Arc<Schema>,
     replica: Arc<Replica>,
     published: Arc<Published>,
-    handle: Handle,
+    /// Absent when the file is only looked at: SQLite knows no snapshots of a log that is empty.
+    handle: Option<Handle>,
     /// Connections at this version that nobody uses at the moment. Together with the lent ones there is
     /// always at least one, which is the pin.
     idle: Mutex<Vec<Connection>>,
@@ -128,13 +137,15 @@ pub struct Snapshot {
 impl Snapshot {
     /// Pins the newest version. The caller keeps the writer from publishing another meanwhile.
     pub(super) fn pin(replica: &Arc<Replica>, published: &Arc<Published>) -> Result<Arc<Snapshot>, ReplicaError> {
-        let connection = replica.pool.take(&replica.path)?;
+        let connection = replica.pool.take(replica)?;
         connection.execute_batch("BEGIN")?;
         let pinned = (|| {
-            let version = connection
-                .prepare_cached(r#"SELECT stateVersion FROM "_zero.replicationState""#)?
-                .query_row([], |row| Ok(Version::from(row.get_ref(0)?.as_str()?)))?;
-            Ok::<_, ReplicaError>((version, snapshot_get(&connection)?))
+            let version = version_of(&connection)?;
+            let handle = match replica.access {
+                Access::Serve => Some(snapshot_get(&connection)?),
+                Access::Inspect => None,
+            };
+            Ok::<_, ReplicaError>((version, handle))
         })();
         match pinned {
             Ok((version, handle)) => Ok(Arc::new(Snapshot {
@@ -168,16 +179,24 @@ impl Snapshot {
             Some(connection) => connection,
             None => self.join()?,
         };
-        Ok(Reader { snapshot: Arc::clone(self), connection: Some(connection) })
+        Ok(Reader { snapshot: Arc::clone(self), connection: Some(connection), measured: false })
     }
 
     /// Another connection at this version.
     fn join(&self) -> Result<Connection, ReplicaError> {
-        let connection = self.replica.pool.take(&self.replica.path)?;
+        let connection = self.replica.pool.take(&self.replica)?;
         let deadline = Instant::now() + CHECKPOINT_WAIT;
+        let Some(handle) = &self.handle else {
+            connection.execute_batch("BEGIN")?;
+            if version_of(&connection)? == self.version {
+                return Ok(connection);
+            }
+            self.replica.forget_shared(&self.version);
+            return Err(ReplicaError::PinExpired(Arc::clone(&self.version)));
+        };
         loop {
             connection.execute_batch("BEGIN")?;
-            let error = match snapshot_open(&connection, &self.handle) {
+            let error = match snapshot_open(&connection, handle) {
                 Ok(()) => {
                     self.interrupts.lock().push(connection.get_interrupt_handle());
                     return Ok(connection);
@@ -243,6 +262,7 @@ pub struct Reader {
     snapshot: Arc<Snapshot>,
     /// Present until dropped.
     connection: Option<Connection>,
+    measured: bool,
 }
 
 impl Reader {
@@ -275,6 +295,17 @@ impl Reader {
         Ok(())
     }
 
+    /// Counts from now on what statements visit; [`Reader::plan`] tells. For explaining: it slows them down.
+    pub fn measure(&mut self) -> Result<(), ReplicaError> {
+        self.measured = true;
+        Ok(scan_status::count(self, true)?)
+    }
+
+    /// SQLite's plan for a statement that is prepared, with what was counted since it was last asked for.
+    pub fn plan(&self, sql: &str) -> Vec<PlanLine> {
+        scan_status::take(self, sql)
+    }
+
     /// An error of this connection: an interruption means that the pin was given up.
     pub fn error(&self, error: rusqlite::Error) -> ReplicaError {
         match error.sqlite_error_code() {
@@ -297,6 +328,10 @@ impl Deref for Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
+        if self.measured && scan_status::count(&connection, false).is_err() {
+            // It would go on counting; a new one is opened in its place.
+            return;
+        }
         let mut idle = self.snapshot.idle.lock();
         // Checked under the lock that `expire` empties the list under.
         if self.snapshot.is_expired() {

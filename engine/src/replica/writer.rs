@@ -66,7 +66,7 @@ type RelationKey = (String, Vec<String>, Vec<String>);
 
 impl Writer {
     pub(super) fn open(replica: &Arc<Replica>) -> Result<Writer, ReplicaError> {
-        let mut connection = super::open_connection(&replica.path)?;
+        let mut connection = super::open_connection(&replica.path, super::Access::Serve)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -64 * 1024)?;
         connection.pragma_update(None, "analysis_limit", 1000)?;

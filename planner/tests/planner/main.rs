@@ -2,6 +2,7 @@
 
 mod answers;
 mod choices;
+mod explain;
 mod shapes;
 mod tables;
 mod tracker;

@@ -1,0 +1,267 @@
+//! What would make a query cheaper: indexes that are missing, and what no index helps.
+//!
+//! Indexes are not guessed at: each that could serve a correlation, a filter or an order of the query is added to a
+//! copy of the statistics, and the query is planned and its maintenance priced again. The best one is kept and the
+//! others are tried beside it, until none gains much. So the cost is some dozens of plans.
+
+use std::sync::Arc;
+
+use zql_spec::ast::Direction;
+use zql_spec::schema::Table;
+
+use super::Case;
+use super::candidates::{Candidate, candidates};
+use super::maintenance::{Sizes, reached_cost, same_table};
+use super::notes::notes;
+use super::report::{Advice, AdvisedIndex, Report};
+use crate::choose::Chooser;
+use crate::cost::Model;
+use crate::error::Result;
+use crate::stats::Index;
+
+/// Most indexes that are advised for one query.
+const INDEXES_MAX: usize = 4;
+
+/// An index is advised from this gain on: below, estimates are not that good.
+const GAIN_MIN: f64 = 1.3;
+
+/// And if it saves so many microseconds: nobody makes an index for less.
+const SAVED_MIN: f64 = 20.0;
+
+/// What a further column of an index must gain: it makes the index larger and every write slower.
+const GAIN_OF_COLUMN: f64 = 1.15;
+
+/// What a query and its changes cost.
+#[derive(Clone, Copy, Debug)]
+struct Price {
+    query: f64,
+    changes: f64,
+}
+
+/// All advice.
+pub(super) fn advice(case: &Case<'_>, report: &Report) -> Result<Vec<Advice>> {
+    let sizes = Sizes::new(case);
+    let mut candidates = candidates(case.model);
+    for candidate in &mut candidates {
+        let table = &case.model.node(candidate.node).table;
+        let rows = case.model.table_rows(candidate.node);
+        let columns: Vec<usize> = candidate.columns.iter().map(|&(column, _)| column).collect();
+        for depth in 1..=columns.len() {
+            candidate.rows_per_key.push(case.subject.rows_per_key(table, &columns[..depth], rows)?);
+        }
+    }
+    let mut taken: Vec<Candidate> = Vec::new();
+    let begin = price(case, case.model, &sizes);
+    let mut before = begin;
+    while taken.len() < INDEXES_MAX {
+        let mut best: Option<(f64, Candidate, Price)> = None;
+        for candidate in &candidates {
+            let tried: Vec<&Candidate> = taken.iter().chain([candidate]).collect();
+            let after = price(case, &with(case.model, &tried), &sizes);
+            let gain =
+                |before: f64, after: f64| if before - after < SAVED_MIN { 0.0 } else { before / after.max(1e-9) };
+            let gain = gain(before.query, after.query).max(gain(before.changes, after.changes));
+            // Columns that the query fixes narrow what is walked in order, which estimates do not tell.
+            let free = candidate.columns.len() - 1 - candidate.fixed.min(candidate.columns.len() - 1);
+            let score = gain / GAIN_OF_COLUMN.powi(free as i32) * GAIN_OF_COLUMN.powi(candidate.fixed as i32);
+            if gain >= GAIN_MIN && best.as_ref().is_none_or(|(other, ..)| score > *other) {
+                best = Some((score, candidate.clone(), after));
+            }
+        }
+        let Some((_, candidate, after)) = best else { break };
+        let is_same = |other: &Candidate| {
+            same_table(case.model.query, other.node, candidate.node) && candidate.columns.starts_with(&other.columns)
+        };
+        // A longer index serves what a shorter one with the same beginning does.
+        candidates.retain(|other| !is_same(other));
+        taken.retain(|other| !is_same(other));
+        taken.push(candidate);
+        before = after;
+    }
+    let mut advice = Vec::new();
+    let mut before = begin;
+    for count in 1..=taken.len() {
+        let tried: Vec<&Candidate> = taken[..count].iter().collect();
+        let after = price(case, &with(case.model, &tried), &sizes);
+        advice.push(index_advice(case.model, &taken[count - 1], before, after));
+        before = after;
+    }
+    notes(case, report, &taken, &mut advice);
+    Ok(advice)
+}
+
+fn index_advice(model: &Model<'_>, candidate: &Candidate, before: Price, after: Price) -> Advice {
+    let table = &model.node(candidate.node).table;
+    let query = before.query / after.query.max(1e-9);
+    let changes = before.changes / after.changes.max(1e-9);
+    let of_query =
+        before.query - after.query >= SAVED_MIN && (query >= changes || before.changes - after.changes < SAVED_MIN);
+    let (gain, gain_of) = if of_query { (query, "query") } else { (changes, "changes") };
+    Advice {
+        sql: Some(create_index(table, &candidate.columns)),
+        index: Some(AdvisedIndex {
+            table: table.name.to_string(),
+            columns: candidate
+                .columns
+                .iter()
+                .map(|&(column, direction)| {
+                    let direction = if direction == Direction::Asc { "asc" } else { "desc" };
+                    (table.columns[column].name.to_string(), direction)
+                })
+                .collect(),
+        }),
+        gain: Some(gain),
+        gain_of: Some(gain_of),
+        query_cost: Some((before.query, after.query)),
+        changes_cost: Some((before.changes, after.changes)),
+        ..Advice::note("index", candidate.serves.clone())
+    }
+}
+
+fn with<'q>(model: &Model<'q>, candidates: &[&Candidate]) -> Model<'q> {
+    let indexes = candidates.iter().map(|candidate| {
+        let index = Index {
+            name: Arc::from("hypothetical"),
+            columns: candidate.columns.iter().map(|&(column, _)| column).collect(),
+            fanout: candidate.rows_per_key.clone(),
+        };
+        (candidate.node, index)
+    });
+    model.with_indexes(indexes.collect())
+}
+
+/// What the query costs with the keys that it was planned for, and what changes cost.
+fn price(case: &Case<'_>, model: &Model<'_>, sizes: &Sizes) -> Price {
+    let mut chooser = Chooser::new(model, None);
+    let costs = case.plans.iter().enumerate().filter_map(|(id, plan)| {
+        let plan = plan.as_ref()?;
+        Some(chooser.rows(id, plan.keys.map(|keys| keys as usize)).cost)
+    });
+    Price { query: costs.sum(), changes: reached_cost(model, sizes) }
+}
+
+/// The statement that makes an index in Postgres.
+fn create_index(table: &Table, columns: &[(usize, Direction)]) -> String {
+    let of_table: Vec<String> = table.name.splitn(2, '.').map(identifier).collect();
+    let columns: Vec<String> = columns
+        .iter()
+        .map(|&(column, direction)| {
+            let name = identifier(&table.columns[column].name);
+            if direction == Direction::Desc { format!("{name} DESC") } else { name }
+        })
+        .collect();
+    format!("CREATE INDEX ON {} ({});", of_table.join("."), columns.join(", "))
+}
+
+/// Words that Postgres does not take as names without quotes.
+const RESERVED: &[&str] = &[
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "authorization",
+    "binary",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "collation",
+    "column",
+    "concurrently",
+    "constraint",
+    "create",
+    "cross",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "freeze",
+    "from",
+    "full",
+    "grant",
+    "group",
+    "having",
+    "ilike",
+    "in",
+    "initially",
+    "inner",
+    "intersect",
+    "into",
+    "is",
+    "isnull",
+    "join",
+    "lateral",
+    "leading",
+    "left",
+    "like",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "natural",
+    "not",
+    "notnull",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "outer",
+    "overlaps",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "right",
+    "select",
+    "session_user",
+    "similar",
+    "some",
+    "symmetric",
+    "system_user",
+    "table",
+    "tablesample",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "verbose",
+    "when",
+    "where",
+    "window",
+    "with",
+];
+
+/// A name as Postgres reads it.
+fn identifier(name: &str) -> String {
+    let plain = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && !RESERVED.contains(&name);
+    if plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }
+}

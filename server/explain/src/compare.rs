@@ -1,0 +1,248 @@
+//! What two explanations differ in: of one query on two replicas, or of two versions of a query on one.
+//!
+//! Nodes are matched by their way from the root (names of relationships), so a node that comes or goes does
+//! not make all others differ. Numbers that are within a tenth of each other count as equal. Which of the two it is,
+//! two sources or two queries, is told by the files.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use planner::Planner;
+use planner::explain::report::{NodeReport, Operator, Report};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::arguments::{Explain, Format};
+use crate::queries::{Named, read_file, read_queries, read_schema};
+use crate::sources::{Source, is_sqlite};
+use crate::text::{self, Canvas, Ink, Page};
+use crate::units::{count, size, time};
+
+/// Numbers that differ by less are as good as equal.
+const ALIKE: f64 = 0.1;
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Difference {
+    /// Where: a node, `totals`, `advice`, `indexes`.
+    at: String,
+    /// What of it.
+    what: &'static str,
+    /// In A; absent where A has none.
+    a: Option<String>,
+    /// In B.
+    b: Option<String>,
+}
+
+/// Compares what two files lead to.
+pub(crate) fn run(arguments: &Explain, a: &Path, b: &Path, page: Page, out: &mut dyn Write) -> Result<u8> {
+    let pairs = if is_source(a)? || is_source(b)? {
+        let (a, b) = (Source::open(a)?, Source::open(b)?);
+        let queries = read_queries(arguments)?;
+        let mut pairs = Vec::new();
+        for query in &queries {
+            let one = crate::explain(&Planner::new(), a.subject(), query, arguments)?;
+            let other = crate::explain(&Planner::new(), b.subject(), query, arguments)?;
+            let mut differences = differences(&one, &other);
+            differences.extend(only("indexes", "index", &index_names(&a), &index_names(&b)));
+            pairs.push((one, other, differences));
+        }
+        pairs
+    } else {
+        let source = Source::open(arguments.replica()?)?;
+        let schema = read_schema(arguments)?;
+        let (mut ones, mut others) = (read_file(a, schema.as_ref())?, read_file(b, schema.as_ref())?);
+        if ones.len() == 1 && others.len() == 1 {
+            ones[0].name = None;
+            others[0].name = None;
+        }
+        let mut pairs = Vec::new();
+        for one in &ones {
+            let Some(other) = others.iter().find(|other| other.name == one.name) else {
+                bail!("{} is in {} and not in {}", one.label(), a.display(), b.display());
+            };
+            let report = |query: &Named| crate::explain(&Planner::new(), source.subject(), query, arguments);
+            let (one, other) = (report(one)?, report(other)?);
+            let differences = differences(&one, &other);
+            pairs.push((one, other, differences));
+        }
+        pairs
+    };
+    match arguments.format {
+        Format::Json => {
+            let pairs: Vec<serde_json::Value> = pairs
+                .iter()
+                .map(|(one, other, differences)| json!({ "name": one.name, "differences": differences, "a": one, "b": other }))
+                .collect();
+            serde_json::to_writer_pretty(&mut *out, &json!({ "comparisons": pairs }))?;
+            writeln!(out)?;
+        }
+        Format::Text => {
+            let mut canvas = Canvas::new(page);
+            for (one, other, differences) in &pairs {
+                show(&mut canvas, one, other, differences);
+            }
+            out.write_all(canvas.finish().as_bytes())?;
+        }
+    }
+    Ok(0)
+}
+
+/// Whether a file is a replica or statistics, rather than queries.
+fn is_source(path: &Path) -> Result<bool> {
+    if is_sqlite(path)? {
+        return Ok(true);
+    }
+    let text = std::fs::read_to_string(path)?;
+    Ok(serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|json| json.get("format").is_some()))
+}
+
+fn index_names(source: &Source) -> Vec<String> {
+    source.indexes().into_iter().map(|(table, columns)| format!("{table}({columns})")).collect()
+}
+
+/// All differences of two reports.
+fn differences(a: &Report, b: &Report) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut add = |at: &str, what: &'static str, a: String, b: String| {
+        if a != b {
+            found.push(Difference { at: at.to_owned(), what, a: Some(a), b: Some(b) });
+        }
+    };
+    add("query", "text", a.query.zql.clone(), b.query.zql.clone());
+    let (one, other) = (&a.totals, &b.totals);
+    let mut measured = |what: &'static str, a: Option<f64>, b: Option<f64>, unit: fn(f64) -> String| {
+        if let (Some(a), Some(b)) = (a, b)
+            && !alike(a, b)
+        {
+            add("totals", what, unit(a), unit(b));
+        }
+    };
+    measured("rows", one.rows_out.map(|rows| rows as f64), other.rows_out.map(|rows| rows as f64), count);
+    measured(
+        "rows visited",
+        one.rows_visited.map(|rows| rows as f64),
+        other.rows_visited.map(|rows| rows as f64),
+        count,
+    );
+    measured("time", one.ms.map(|ms| ms * 1e3), other.ms.map(|ms| ms * 1e3), time);
+    measured("expected cost", Some(one.cost), Some(other.cost), time);
+    measured("state", Some(a.maintenance.bytes), Some(b.maintenance.bytes), size);
+    let paths = |report: &Report| -> Vec<(String, usize)> {
+        report.nodes.iter().map(|node| (path(report, node), node.id)).collect()
+    };
+    let (in_a, in_b) = (paths(a), paths(b));
+    for (path, id) in &in_a {
+        let one = &a.nodes[*id];
+        let Some((_, other)) = in_b.iter().find(|(other, _)| other == path) else {
+            found.push(Difference { at: path.clone(), what: "node", a: Some(shape_of(one)), b: None });
+            continue;
+        };
+        node_differences(path, one, &b.nodes[*other], &mut found);
+    }
+    for (path, id) in in_b.iter().filter(|(path, _)| !in_a.iter().any(|(other, _)| other == path)) {
+        found.push(Difference { at: path.clone(), what: "node", a: None, b: Some(shape_of(&b.nodes[*id])) });
+    }
+    let advised = |report: &Report| -> Vec<String> {
+        report.advice.iter().map(|advice| advice.sql.clone().unwrap_or_else(|| advice.why.clone())).collect()
+    };
+    found.extend(only("advice", "advice", &advised(a), &advised(b)));
+    found
+}
+
+fn node_differences(path: &str, a: &NodeReport, b: &NodeReport, found: &mut Vec<Difference>) {
+    let mut add = |what: &'static str, a: String, b: String| {
+        if a != b {
+            found.push(Difference { at: path.to_owned(), what, a: Some(a), b: Some(b) });
+        }
+    };
+    add("plan", shape_of(a), shape_of(b));
+    let numbers = [
+        ("rows of the table", Some(a.table_rows), Some(b.table_rows)),
+        ("rows", a.rows.map(|rows| rows as f64), b.rows.map(|rows| rows as f64)),
+        ("rows visited", a.rows_visited.map(|rows| rows as f64), b.rows_visited.map(|rows| rows as f64)),
+        ("rows expected", Some(a.rows_estimated), Some(b.rows_estimated)),
+    ];
+    for (what, a, b) in numbers {
+        if let (Some(a), Some(b)) = (a, b)
+            && !alike(a, b)
+        {
+            add(what, count(a), count(b));
+        }
+    }
+}
+
+/// What one list has and the other lacks.
+fn only(at: &str, what: &'static str, a: &[String], b: &[String]) -> Vec<Difference> {
+    let missing = |from: &[String], of: &String| !from.contains(of);
+    let of_a = a.iter().filter(|of| missing(b, of)).map(|of| (Some(of.clone()), None));
+    let of_b = b.iter().filter(|of| missing(a, of)).map(|of| (None, Some(of.clone())));
+    of_a.chain(of_b).map(|(a, b)| Difference { at: at.to_owned(), what, a, b }).collect()
+}
+
+fn alike(a: f64, b: f64) -> bool {
+    (a - b).abs() <= ALIKE * a.abs().max(b.abs())
+}
+
+/// The way to a node from the root.
+fn path(report: &Report, node: &NodeReport) -> String {
+    let own = if node.role == "exists" {
+        format!("exists {}", node.alias.strip_prefix("zsubq_").unwrap_or(&node.alias))
+    } else if node.alias.is_empty() {
+        node.table.clone()
+    } else {
+        node.alias.clone()
+    };
+    match node.parent {
+        Some(parent) => format!("{} / {own}", path(report, &report.nodes[parent])),
+        None => own,
+    }
+}
+
+/// The operators of a node's plan with the indexes that they use, on one line.
+fn shape_of(node: &NodeReport) -> String {
+    fn shape(operator: &Operator) -> String {
+        let own = match &operator.access {
+            Some(access) if access.indexes.is_empty() => {
+                format!("{} {} by {}", operator.label, access.table, access.method)
+            }
+            Some(access) => format!("{} {} by index {}", operator.label, access.table, access.indexes.join(", ")),
+            None => operator.label.clone(),
+        };
+        match operator.inputs.as_slice() {
+            [] => own,
+            inputs => format!("{own} ← {}", inputs.iter().map(shape).collect::<Vec<_>>().join(" + ")),
+        }
+    }
+    node.plan.as_ref().map_or_else(|| node.without_plan.unwrap_or_default().to_owned(), shape)
+}
+
+fn show(canvas: &mut Canvas, a: &Report, b: &Report, differences: &[Difference]) {
+    let name = a.name.clone().unwrap_or_else(|| a.query.zql.clone());
+    text::zql(canvas, &name);
+    let sources = format!(
+        "A: {} at version {} · B: {} at version {}",
+        a.source.kind, a.source.version, b.source.kind, b.source.version
+    );
+    canvas.line([(Ink::Dim, sources.as_str())]);
+    if differences.is_empty() {
+        canvas.line([(Ink::Good, "nothing differs")]);
+    }
+    let mut at = "";
+    for difference in differences {
+        if difference.at != at {
+            at = &difference.at;
+            canvas.blank();
+            canvas.line([(Ink::Name, at)]);
+        }
+        canvas.line([(Ink::Dim, "  "), (Ink::Dim, difference.what)]);
+        if let Some(a) = &difference.a {
+            canvas.wrapped("    A ", Ink::Bad, a);
+        }
+        if let Some(b) = &difference.b {
+            canvas.wrapped("    B ", Ink::Good, b);
+        }
+    }
+    canvas.blank();
+}

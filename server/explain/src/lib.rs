@@ -1,0 +1,183 @@
+//! `zql explain`: how queries are answered from a replica, or would be, without a server and without Postgres.
+//!
+//! [`arguments`] says what can be asked for, [`sources`] opens what queries are explained with, [`queries`] reads them,
+//! [`text`], [`html`] and JSON are renderings of the planner's report, [`compare`] of two, and [`check`] tries advice on a copy of
+//! the data. Nothing here changes a replica.
+//!
+//! It must not know how a query is planned. Cost is that of the reports: a few runs of each query.
+
+pub mod arguments;
+mod check;
+mod compare;
+mod html;
+mod queries;
+mod sources;
+mod text;
+mod units;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use planner::Planner;
+use planner::explain::report::{Report, Totals};
+use planner::explain::{Options, Subject};
+use serde_json::json;
+
+use arguments::{Explain, Format, When};
+use queries::{Named, read_queries};
+use sources::Source;
+pub use text::Page;
+
+use text::Canvas;
+
+/// The exit code when a limit was exceeded.
+pub const LIMIT_EXCEEDED: u8 = 2;
+
+/// The subcommand, for a binary to add to its own.
+pub fn command() -> Command {
+    Explain::augment_args(
+        Command::new("explain").about("Show how queries are answered from a replica, and what they cost"),
+    )
+}
+
+/// Runs the subcommand to its end.
+pub fn main(matches: &ArgMatches) -> ExitCode {
+    let arguments = match Explain::from_arg_matches(matches) {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    let colour = match arguments.color {
+        When::Always => true,
+        When::Never => false,
+        When::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
+    let width = crossterm::terminal::size().map_or(120, |(columns, _)| usize::from(columns));
+    // A pipe gets lines that do not depend on the terminal that happens to be there.
+    let width = if std::io::stdout().is_terminal() { width } else { 120 };
+    let mut out = std::io::stdout().lock();
+    match run(&arguments, Page { width, colour }, &mut out) {
+        Ok(code) => ExitCode::from(code),
+        // Whoever reads has seen enough: `zql explain … | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Explains what the arguments say and writes it out. Gives the exit code.
+///
+/// # Errors
+/// When an argument, a file or a query is at fault.
+pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
+    if let Some(pair) = &arguments.compare {
+        return compare::run(arguments, &pair[0], &pair[1], page, out);
+    }
+    let source = Source::open(arguments.replica()?)?;
+    if let Some(file) = &arguments.dump_stats {
+        let text = source.statistics()?.to_text();
+        if file.as_os_str() == "-" {
+            writeln!(out, "{text}")?;
+        } else {
+            std::fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))?;
+        }
+        if !arguments.has_queries() {
+            return Ok(0);
+        }
+    }
+    let queries = read_queries(arguments)?;
+    let planner = Planner::new();
+    let mut reports = Vec::with_capacity(queries.len());
+    for query in &queries {
+        let mut report = explain(&planner, source.subject(), query, arguments)?;
+        if arguments.check_advice {
+            check::check(&source, query, &mut report)?;
+        }
+        reports.push(report);
+    }
+    let exceeded: Vec<String> = reports.iter().filter_map(|report| limits(arguments, report)).collect();
+    match arguments.format {
+        Format::Json => json_out(&reports, out)?,
+        Format::Text => {
+            let mut canvas = Canvas::new(page);
+            for report in &reports {
+                text::report(&mut canvas, report);
+            }
+            if reports.len() > 1 {
+                text::summary(&mut canvas, &reports);
+            }
+            out.write_all(canvas.finish().as_bytes())?;
+        }
+    }
+    if let Some(file) = &arguments.html {
+        std::fs::write(file, html::page(&reports)).with_context(|| format!("write {}", file.display()))?;
+    }
+    out.flush()?;
+    exceeded.iter().for_each(|line| eprintln!("{line}"));
+    Ok(if exceeded.is_empty() { 0 } else { LIMIT_EXCEEDED })
+}
+
+/// The report of one query.
+fn explain(planner: &Planner, subject: &Subject, query: &Named, arguments: &Explain) -> Result<Report> {
+    let options = Options {
+        analyze: arguments.analyze.unwrap_or(true),
+        advice: true,
+        synced_rows: arguments.output_synced_rows,
+        vended_rows: arguments.output_vended_rows.unwrap_or(0),
+    };
+    if arguments.analyze == Some(true) && !subject.has_data() {
+        bail!("statistics have no rows to run a query on: --analyze needs a replica");
+    }
+    let report = planner.report(subject, &query.ast, &options);
+    let mut report = report.with_context(|| format!("cannot explain {}", query.label()))?;
+    report.name = query.name.clone();
+    if let Some(zql) = &query.zql {
+        report.query.zql.clone_from(zql);
+    }
+    if !subject.has_data() {
+        let note = "made from statistics: how many keys a plan is for is estimated, where a server counts them";
+        report.warnings.push(note.to_owned());
+    }
+    Ok(report)
+}
+
+/// What a report exceeds.
+fn limits(arguments: &Explain, report: &Report) -> Option<String> {
+    let name = report.name.as_deref().unwrap_or("the query");
+    let Totals { rows_visited, ms, .. } = &report.totals;
+    let visited = arguments.max_rows_visited.zip(*rows_visited).filter(|(most, visited)| visited > most);
+    let late = arguments.max_ms.zip(*ms).filter(|(most, ms)| ms > most);
+    match (visited, late) {
+        (Some((most, visited)), _) => Some(format!("{name} visited {visited} rows, more than {most}")),
+        (None, Some((most, ms))) => Some(format!("{name} took {ms} ms, more than {most}")),
+        (None, None) => None,
+    }
+}
+
+/// One report as an object; several as a list beside their sum.
+fn json_out(reports: &[Report], out: &mut dyn Write) -> Result<()> {
+    match reports {
+        [report] => serde_json::to_writer_pretty(&mut *out, report)?,
+        reports => {
+            let sum =
+                |of: fn(&Totals) -> Option<u64>| reports.iter().map(|report| of(&report.totals)).sum::<Option<u64>>();
+            let ms: Option<f64> = reports.iter().map(|report| report.totals.ms).sum();
+            let totals = json!({
+                "rowsVisited": sum(|totals| totals.rows_visited),
+                "rowsOut": sum(|totals| totals.rows_out),
+                "ms": ms,
+            });
+            serde_json::to_writer_pretty(&mut *out, &json!({ "totals": totals, "queries": reports }))?;
+        }
+    }
+    writeln!(out)?;
+    Ok(())
+}

@@ -1,0 +1,354 @@
+//! `zql explain` from its arguments to what it prints, over replicas made here.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command, FromArgMatches};
+use engine::replica::Replica;
+use expect_test::expect;
+use explain::arguments::Explain;
+use explain::{LIMIT_EXCEEDED, Page};
+
+#[allow(dead_code, missing_docs, unreachable_pub)]
+#[path = "../../../../planner/tests/planner/tracker.rs"]
+mod tracker;
+
+use tracker::{begin, int, table, text};
+
+/// Issues of users with comments, the comments without an index; gives the file.
+fn replica(folder: &Path, name: &str, indexes: &[&str]) -> PathBuf {
+    let path = folder.join(name);
+    let mut load = begin(&path);
+    let users = (0..10).map(|id| vec![text(format!("u{id}")), text(format!("User {id}"))]);
+    let mut specs = table(&mut load, "user", &[("id", "text|NOT_NULL"), ("name", "text|NOT_NULL")], &["!id"], users);
+    let issues = (0..1000).map(|id| vec![text(format!("i{id}")), text(format!("u{}", id % 10)), int(1000 - id)]);
+    let columns = [("id", "text|NOT_NULL"), ("owner_id", "text"), ("modified", "float8|NOT_NULL")];
+    specs.extend(table(&mut load, "issue", &columns, &["!id"], issues));
+    let comments = (0..4000)
+        .map(|id| vec![text(format!("c{id}")), text(format!("i{}", id * 7 % 1000)), text(format!("body{}", id % 200))]);
+    let columns = [("id", "text|NOT_NULL"), ("issue_id", "text|NOT_NULL"), ("body", "text")];
+    specs.extend(table(&mut load, "comment", &columns, &[&["!id"], indexes].concat(), comments));
+    for spec in &specs {
+        load.create_index(spec).unwrap();
+    }
+    drop(load.finish().unwrap());
+    path
+}
+
+/// The application's schema, with names of its own for some columns.
+const SCHEMA: &str = r#"{"tables":{
+    "user":{"name":"user","columns":{"id":{"type":"string"},"name":{"type":"string"}},"primaryKey":["id"]},
+    "issue":{"name":"issue","columns":{"id":{"type":"string"},"ownerId":{"type":"string","serverName":"owner_id","optional":true},
+        "modified":{"type":"number"}},"primaryKey":["id"]},
+    "comment":{"name":"comment","columns":{"id":{"type":"string"},"issueId":{"type":"string","serverName":"issue_id"},
+        "body":{"type":"string","optional":true}},"primaryKey":["id"]}},
+  "relationships":{
+    "issue":{
+      "owner":[{"sourceField":["ownerId"],"destField":["id"],"destSchema":"user","cardinality":"one"}],
+      "comments":[{"sourceField":["id"],"destField":["issueId"],"destSchema":"comment","cardinality":"many"}]}}}"#;
+
+fn run(folder: &Path, arguments: &[&str]) -> (String, Result<u8, String>) {
+    let schema = folder.join("schema.json");
+    std::fs::write(&schema, SCHEMA).unwrap();
+    let command = Explain::augment_args(Command::new("explain"));
+    let matches = command.try_get_matches_from([&["explain"], arguments].concat()).unwrap();
+    let arguments = Explain::from_arg_matches(&matches).unwrap();
+    let mut out = Vec::new();
+    let code = explain::run(&arguments, Page { width: 110, colour: false }, &mut out);
+    (String::from_utf8(out).unwrap(), code.map_err(|error| format!("{error:#}")))
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+const EXISTS: &str = "issue.whereExists('comments', q => q.where('body', 'body5')).related('owner').limit(3)";
+
+#[test]
+fn a_report_for_people() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
+    let replica = replica(folder, "replica.db", &[]);
+    let arguments = ["--replica", path(&replica), "--schema", path(&schema), "--query", EXISTS, "--analyze=false"];
+    let (text, code) = run(folder, &arguments);
+    assert_eq!(code, Ok(0));
+    // How long planning took is not printed when nothing was run, so that the text is always the same.
+    expect![[r#"
+        issue.whereExists('comments', q => q.where('body', 'body5')).related('owner').limit(3)
+        hash 16xul716tm6wb · replica at version 01
+
+        ~8 rows for about 689 µs · not run
+
+        PLAN ───────────────────────────────────────────────────────────────── each node of the query, parents first
+        0 issue  the query's rows
+          ~3 of 1,000 rows                           expected       cost
+          Limit 3                                           3     351 µs
+          └─ SemiJoin (hash of keys)                        3     336 µs
+             ├─ Scan issue [all of index issue_id]         19      17 µs
+             │      SELECT n0."id", n0."owner_id", n0."modified", n0."_0_version" FROM "issue" AS n0 ORDER BY n0."id"
+             │      ASC
+             │      • SCAN n0 USING INDEX issue_id
+             └─ Distinct                                  200     287 µs
+                └─ Scan comment [whole table]             200     256 µs
+                       SELECT n1."issue_id" FROM "comment" AS n1 WHERE (n1."body" = ?1)
+                       ?1 = "body5"
+                       • SCAN n1
+          ways that were weighed
+          ✓   351 µs  read issue, join comments
+          ·   734 µs  collect comments first, look issue(id) up – costs 2.1× as much: the keys of comments
+                      have to be collected first
+          ·  4.51 ms  read issue, probe comments for each row – costs 13× as much: nothing indexes
+                      comment(issue_id): each probe scans 4,000 rows
+
+        1 comment  EXISTS comments of 0 by id = issue_id
+          ~2 of 4,000 rows · for ~3 keys        expected       cost
+          Fetch comment [rowid]                        2     328 µs
+          │   SELECT n1."id", n1."issue_id", n1."body", n1."_0_version" FROM "comment" AS n1 WHERE (n1._rowid_ = ?1)
+          │   • SEARCH n1 USING INTEGER PRIMARY KEY (rowid=?)
+          └─ First 3 per key                           2     306 µs
+             └─ SemiJoin (hash of keys)                2     291 µs
+                ├─ Scan comment [whole table]        200     268 µs
+                │      SELECT n1._rowid_, n1."issue_id" FROM "comment" AS n1 WHERE (n1."body" = ?1)
+                │      ?1 = "body5"
+                │      • SCAN n1
+                └─ ParentKeys                          3       0 µs
+          ways that were weighed
+          ✓   328 µs  read comment
+          ·   728 µs  look comment(issue_id) up by the parents' keys – costs 2.2× as much: nothing indexes
+                      comment(issue_id): each of 3 keys scans 4,000 rows
+          ✓   256 µs  for its keys: read comment
+
+        2 user  owner of 0 by owner_id = id
+          ~3 of 10 rows · for ~3 keys          expected       cost
+          Lookup by id user [index user_id]           3     9.4 µs
+          │   SELECT n2."id", n2."name", n2."_0_version" FROM "user" AS n2 WHERE (n2."id" = ?1)
+          │   • SEARCH n2 USING INDEX user_id (id=?)
+          └─ ParentKeys                               3       0 µs
+          ways that were weighed
+          ✓   9.4 µs  look user(id) up by the parents' keys
+          ·    24 µs  read user – costs 2.5× as much: all 10 rows are read for 3 keys
+
+
+        MAINTENANCE ──────────────────────────────────────────────────────────── holds ~8 rows in ~7 groups, ~1.2 kB
+        0 issue  keeps key and place of the first 3 rows: ~3 rows in ~1 group, ~292 B
+            reacts to  id
+            found by   every change of issue, tested against the filter
+        1 comment  keeps up to 3 witnesses of each group: ~2 rows in ~3 groups, ~428 B
+            reacts to  issue_id, body
+            found by   comment(issue_id) = the key of a group
+            found by   comment(body) = the value in the query; decides the EXISTS
+        2 user  keeps the key of every row: ~3 rows in ~3 groups, ~492 B
+            reacts to  id
+            found by   user(id) = the key of a group
+
+        a change of one row of    reaches it    then costs    on average
+          issue                        100 %        256 µs        257 µs
+              probes comment(issue_id) (comments) without an index: scans 4,000 rows
+              reads user(id) (owner) through an index
+              refills its 3 rows through an index when one leaves
+          comment                        5 %        251 µs         13 µs
+              finds issue(id) through an index
+              probes comment(issue_id) (comments) without an index: scans 4,000 rows
+          user                          30 %        3.0 µs        1.4 µs
+
+        ADVICE ───────────────────────────────────────────────────────── gains are tried on a copy of the statistics
+        → CREATE INDEX ON comment (issue_id);
+          12× cheaper to answer (689 µs → 60 µs)
+          16× cheaper to keep current (510 µs → 33 µs)
+          nothing indexes comment(issue_id), by which comments belong to issue; a look-up scans 4,000 rows
+
+    "#]]
+    .assert_eq(&text);
+}
+
+#[test]
+fn limits_have_an_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
+    let replica = replica(folder, "replica.db", &[]);
+    let ask = |more: &[&str]| {
+        let arguments = [&["--replica", path(&replica), "--schema", path(&schema), "--query", EXISTS], more].concat();
+        run(folder, &arguments).1
+    };
+    assert_eq!(ask(&["--max-rows-visited", "1000000", "--max-ms", "60000"]), Ok(0));
+    assert_eq!(ask(&["--max-rows-visited", "4000"]), Ok(LIMIT_EXCEEDED));
+    assert_eq!(ask(&["--max-ms", "0"]), Ok(LIMIT_EXCEEDED));
+    // Without a run there is nothing to exceed.
+    assert_eq!(ask(&["--max-rows-visited", "1", "--analyze=false"]), Ok(0));
+}
+
+#[test]
+fn json_has_totals_and_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
+    let made = replica(folder, "made.db", &[]);
+    let replica = folder.join("replica.db");
+    Replica::inspect(&made).unwrap().unwrap().copy_to(&replica).unwrap();
+    let connection = rusqlite::Connection::open(&replica).unwrap();
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+    drop(connection);
+    let before = std::fs::read(&replica).unwrap();
+    let arguments = ["--replica", path(&replica), "--schema", path(&schema), "--query", EXISTS, "--format", "json"];
+    let (text, code) = run(folder, &[&arguments[..], &["--check-advice"]].concat());
+    assert_eq!(code, Ok(0));
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    // The client's names in the text, the server's in the query.
+    assert_eq!(report["query"]["zql"], EXISTS);
+    assert_eq!(report["query"]["ast"]["where"]["related"]["correlation"]["childField"][0], "issue_id");
+    // Three issues with their owners, and the comments that let them in.
+    let rows: Vec<u64> =
+        report["nodes"].as_array().unwrap().iter().map(|node| node["rows"].as_u64().unwrap()).collect();
+    assert_eq!((rows[0], rows.iter().sum::<u64>()), (3, report["totals"]["rowsOut"].as_u64().unwrap()));
+    assert!(report["totals"]["rowsVisited"].as_u64().unwrap() < 20_000, "{}", report["totals"]);
+    assert!(report["totals"]["ms"].as_f64().unwrap() > 0.0);
+    let advice = &report["advice"][0];
+    assert!(advice["sql"].as_str().unwrap().starts_with("CREATE INDEX ON comment (issue_id"), "{advice}");
+    assert!(advice["gain"].as_f64().unwrap() > 1.3 && advice["why"].is_string(), "{advice}");
+    assert!(advice["measuredMs"].is_array(), "{advice}");
+    // Nothing was changed, and nothing is left beside the file.
+    assert_eq!(std::fs::read(&replica).unwrap(), before);
+    assert!(!folder.join("replica.db-wal").exists() && !folder.join("replica.db-shm").exists());
+}
+
+#[test]
+fn a_replica_that_is_served_is_read_beside_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let file = replica(folder, "replica.db", &[]);
+    let serving = Replica::open(&file).unwrap().unwrap();
+    let mut writer = serving.writer().unwrap();
+    let mut tx = writer.begin("02").unwrap();
+    let users = tx.relation("user", &["id", "name"], &["id"]).unwrap();
+    tx.insert(&users, &[text("u-new"), text("New")]).unwrap();
+    tx.commit().unwrap();
+    let (text, code) = run(folder, &["--replica", path(&file), "--query", "user", "--format", "json"]);
+    assert_eq!(code, Ok(0));
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&report["source"]["version"], &report["totals"]["rowsOut"]), (&"02".into(), &11.into()));
+}
+
+#[test]
+fn many_queries_in_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
+    let replica = replica(folder, "replica.db", &[]);
+    let texts = folder.join("queries.zql");
+    std::fs::write(
+        &texts,
+        format!("// mine\nissue.where('ownerId', 'u3').orderBy('modified', 'desc').limit(5);\n{EXISTS};"),
+    )
+    .unwrap();
+    let page = folder.join("page.html");
+    let arguments = ["--replica", path(&replica), "--schema", path(&schema), "--file", path(&texts)];
+    let (text, code) = run(folder, &[&arguments[..], &["--html", path(&page)]].concat());
+    assert_eq!(code, Ok(0));
+    assert!(text.contains("\nmine ") && text.contains("\nquery 2 ") && text.contains("ALL QUERIES"), "{text}");
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert_eq!(html.matches("<article").count(), 2);
+    assert_eq!(html.matches("<svg width").count(), html.matches("</svg></div>").count());
+    assert!(html.contains("CREATE INDEX ON issue (owner_id, modified);"));
+    let (json, _) = run(folder, &[&arguments[..], &["--format", "json"]].concat());
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["queries"].as_array().unwrap().len(), 2);
+    assert!(json["totals"]["rowsVisited"].is_u64());
+}
+
+#[test]
+fn a_page_is_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = replica(folder.path(), "replica.db", &[]);
+    let page = folder.path().join("page.html");
+    let query = "issue.where('id', '<script>alert(1)</script>')";
+    let (_, code) = run(folder.path(), &["--replica", path(&replica), "--query", query, "--html", path(&page)]);
+    assert_eq!(code, Ok(0));
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(!html.contains("<script") && html.contains("&lt;script&gt;alert(1)"));
+}
+
+#[test]
+fn two_replicas_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
+    let (one, other) = (replica(folder, "a.db", &[]), replica(folder, "b.db", &["issue_id"]));
+    let statistics = folder.join("a.json");
+    let (text, code) = run(folder, &["--replica", path(&one), "--dump-stats", path(&statistics)]);
+    assert_eq!((text.as_str(), code), ("", Ok(0)));
+    let query = ["--schema", path(&schema), "--query", EXISTS, "--analyze=false"];
+    let compare = |a: &Path, b: &Path| run(folder, &[&["--compare", path(a), path(b)], &query[..]].concat()).0;
+    assert!(compare(&one, &statistics).contains("nothing differs"), "{}", compare(&one, &statistics));
+    expect![[r#"
+        issue.whereExists('comments', q => q.where('body', 'body5')).related('owner').limit(3)
+        A: replica at version 01 · B: replica at version 01
+
+        totals
+          expected cost
+            A 689 µs
+            B 60 µs
+
+        issue
+          plan
+            A Limit 3 ← SemiJoin (hash of keys) ← Scan issue by index issue_id + Distinct ← Scan comment by scan
+            B Scan issue by index issue_id
+
+        issue / exists comments
+          plan
+            A Fetch comment by rowid ← First 3 per key ← SemiJoin (hash of keys) ← Scan comment by scan + ParentKeys
+            B Lookup by issue_id comment by index comment_issue_id ← ParentKeys
+          rows expected
+            A 2
+            B 1
+
+        advice
+          advice
+            A CREATE INDEX ON comment (issue_id);
+
+        indexes
+          index
+            B comment(issue_id)
+
+    "#]]
+    .assert_eq(&compare(&one, &other));
+}
+
+#[test]
+fn two_versions_of_a_query_are_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
+    let replica = replica(folder, "replica.db", &["issue_id"]);
+    let (a, b) = (folder.join("a.zql"), folder.join("b.zql"));
+    std::fs::write(&a, "issue.orderBy('modified', 'desc').limit(5)").unwrap();
+    std::fs::write(&b, "issue.orderBy('modified', 'desc').limit(5).related('comments')").unwrap();
+    let arguments = ["--replica", path(&replica), "--schema", path(&schema), "--compare", path(&a), path(&b)];
+    let (text, code) = run(folder, &[&arguments[..], &["--format", "json"]].concat());
+    assert_eq!(code, Ok(0));
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let differences = json["comparisons"][0]["differences"].as_array().unwrap();
+    let node = differences.iter().find(|difference| difference["what"] == "node").unwrap();
+    assert_eq!((&node["at"], &node["a"]), (&"issue / comments".into(), &serde_json::Value::Null));
+    assert!(node["b"].as_str().unwrap().contains("comment by index comment_issue_id"), "{node}");
+}
+
+#[test]
+fn mistakes_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let replica = replica(folder, "replica.db", &[]);
+    let broken = folder.join("broken.json");
+    std::fs::write(&broken, "{\"format\":\"zql-statistics\"}").unwrap();
+    let replica = path(&replica);
+    let cases: [(&[&str], &str); 7] = [
+        (&["--replica", replica], "give a query: --query ZQL, --ast FILE or --file FILE"),
+        (&["--replica", "/nowhere", "--query", "issue"], "open /nowhere: No such file or directory (os error 2)"),
+        (&["--replica", path(&broken), "--query", "issue"], "missing field"),
+        (&["--replica", replica, "--query", "issue.where("], "the query cannot be read"),
+        (&["--replica", replica, "--query", "isue"], "table 'isue' is not one of: comment,issue,user"),
+        (&["--replica", replica, "--query", "issue.where('x', 1)"], "no such column: issue.x"),
+        (
+            &["--replica", replica, "--query", "issue.related('comments')"],
+            "relationships need the application's schema",
+        ),
+    ];
+    for (arguments, expected) in cases {
+        let error = run(folder, arguments).1.unwrap_err();
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
