@@ -85,6 +85,30 @@ const ROW_TIME: Duration = Duration::from_micros(3);
 /// What it takes to have another thread hydrate.
 const HAND_OVER: Duration = Duration::from_micros(200);
 
+/// The keys of an answer's rows at one version.
+#[derive(Debug)]
+pub struct AnswerKeys {
+    query: Arc<Query>,
+    /// By table: a node that reads it, the keys, and how many nodes hold each; one does if there is no list.
+    tables: Vec<(NodeId, Vec<Key>, Option<Vec<u32>>)>,
+}
+
+impl AnswerKeys {
+    /// Reads the rows. `read` stands at the version of the graph when it gave the keys.
+    pub fn read(&self, read: &mut dyn Read) -> Result<Vec<AnswerRow>, ReadError> {
+        let mut rows = Vec::with_capacity(self.tables.iter().map(|(_, keys, _)| keys.len()).sum());
+        for (node, keys, counts) in &self.tables {
+            let table = &self.query.nodes[*node].table;
+            let lookup = Lookup::new(&self.query, *node, &table.primary_key, Apply::Nothing);
+            read.lookup(&lookup, keys, &mut |index, row| {
+                let (key, count) = (keys[index].clone(), counts.as_ref().map_or(1, |counts| counts[index]));
+                rows.push(AnswerRow { table: Arc::clone(&table.name), key, count, row });
+            })?;
+        }
+        Ok(rows)
+    }
+}
+
 /// A node of a running query, for explain and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeDescription {
@@ -187,26 +211,27 @@ impl Graph {
 
     /// The answer as it is now, for a late subscriber. `read` stands at the version of the last commit.
     pub fn rows(&self, read: &mut dyn Read) -> Result<Vec<AnswerRow>, ReadError> {
-        let mut rows = Vec::new();
-        for (table, counts) in self.counts().into_iter().enumerate() {
-            let any = self.plan.tables[table].any;
-            let definition = self.plan.tables[table].definition(&self.query);
-            let (keys, counts): (Vec<Key>, Vec<u32>) =
-                counts.into_iter().map(|(key, count)| (key.unpack(), count)).unzip();
-            let lookup = Lookup::new(&self.query, any, &definition.primary_key, Apply::Nothing);
-            read.lookup(&lookup, &keys, &mut |index, row| {
-                let (key, count) = (keys[index].clone(), counts[index]);
-                rows.push(AnswerRow { table: Arc::clone(&definition.name), key, count, row });
-            })?;
-        }
-        Ok(rows)
+        self.keys().read(read)
     }
 
-    /// How many synced nodes hold each row, by table.
-    fn counts(&self) -> Vec<FxHashMap<Packed, u32>> {
-        self.plan.tables.iter().map(|table| self.counts_of(table)).collect()
+    /// The keys of the answer as it is now, to read its rows by elsewhere.
+    pub fn keys(&self) -> AnswerKeys {
+        let of_table = |table: &plan::TablePlan| match table.synced[..] {
+            // A row is in at most one group of a node.
+            [node] => {
+                let keys = self.nodes[node].groups.values().flat_map(|group| group.members.keys());
+                (table.any, keys.map(|key| key.unpack()).collect(), None)
+            }
+            _ => {
+                let counts = self.counts_of(table).into_iter().map(|(key, count)| (key.unpack(), count));
+                let (keys, counts) = counts.unzip();
+                (table.any, keys, Some(counts))
+            }
+        };
+        AnswerKeys { query: Arc::clone(&self.query), tables: self.plan.tables.iter().map(of_table).collect() }
     }
 
+    /// How many synced nodes hold each row of a table.
     fn counts_of(&self, table: &plan::TablePlan) -> FxHashMap<Packed, u32> {
         let mut counts: FxHashMap<Packed, u32> = FxHashMap::default();
         for group in table.synced.iter().flat_map(|&node| self.nodes[node].groups.values()) {

@@ -44,6 +44,9 @@ pub struct Options {
     /// How long a graph is kept current after its last subscriber left, so that a client that reconnects
     /// finds it warm.
     pub linger: Duration,
+    /// How many rows of a running query are read for a late subscriber between two commits. The rows of a larger answer
+    /// are read on the threads that hydrate.
+    pub late_rows: usize,
 }
 
 impl Default for Options {
@@ -52,6 +55,8 @@ impl Default for Options {
             hydration_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             // The reference keeps a client group alive for 5 s after its last connect.
             linger: Duration::from_secs(5),
+            // At 5 µs a row, a commit waits for them as long as for a disk.
+            late_rows: 1_000,
         }
     }
 }
@@ -99,7 +104,7 @@ impl Views {
         let version = replica.state().state_version;
         let recent = Arc::new(Recent::default());
         let jobs = workers::start(&options, &replica, hydrator, &recent, &queue)?;
-        sequencer::start(Arc::clone(&queue), Arc::clone(&replica), Arc::clone(&recent), jobs, version, options.linger)?;
+        sequencer::start(Arc::clone(&queue), Arc::clone(&replica), Arc::clone(&recent), jobs, version, &options)?;
         let owner = Arc::new(Owner(Arc::clone(&queue)));
         Ok(Views { replica, queue, recent, _owner: owner })
     }

@@ -5,6 +5,7 @@
 //! their order mean something.
 
 mod entry;
+mod late;
 mod queue;
 
 use std::collections::VecDeque;
@@ -15,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use engine::catalogue::{Catalogue, GraphId};
 use engine::commit::{Commit, Version};
-use engine::graph::{AdvanceError, AnswerRow, Graph, QueryDelta, ReplicaRead};
+use engine::graph::{AdvanceError, AnswerRow, DeltaComposer, Graph, QueryDelta, ReplicaRead};
 use engine::query::Query;
 use engine::replica::{Replica, Snapshot};
 use rustc_hash::FxHashMap;
 
+use crate::Options;
 use crate::answers::{Answers, patch};
 use crate::event::{Event, HydrateFailure};
 use crate::mailbox::{Inbox, Token};
@@ -48,7 +50,7 @@ pub(crate) fn start(
     recent: Arc<Recent>,
     jobs: Sender<Job>,
     version: Version,
-    linger: Duration,
+    options: &Options,
 ) -> std::io::Result<()> {
     let mut sequencer = Sequencer {
         queue,
@@ -56,7 +58,9 @@ pub(crate) fn start(
         recent,
         jobs,
         version,
-        linger,
+        linger: options.linger,
+        late_rows: options.late_rows,
+        late: FxHashMap::default(),
         catalogue: Catalogue::default(),
         entries: FxHashMap::default(),
         by_graph: FxHashMap::default(),
@@ -80,6 +84,9 @@ struct Sequencer {
     /// The version at which all graphs stand.
     version: Version,
     linger: Duration,
+    late_rows: usize,
+    /// Graphs whose rows are being read for late subscribers, with what changed since.
+    late: FxHashMap<GraphId, Option<DeltaComposer>>,
     catalogue: Catalogue,
     entries: FxHashMap<Arc<str>, Entry>,
     by_graph: FxHashMap<GraphId, Arc<str>>,
@@ -170,7 +177,7 @@ impl Sequencer {
                 for (graph, result) in results {
                     self.answers.remove(graph);
                     match result {
-                        Ok(delta) => self.post(graph, &Arc::new(delta), &mut posts),
+                        Ok(delta) => self.post(graph, delta, &mut posts),
                         Err(error) => self.set_aside(graph, &error),
                     }
                 }
@@ -187,13 +194,15 @@ impl Sequencer {
     }
 
     /// Collects a delta for all that know the answer it leads from.
-    fn post(&self, graph: GraphId, delta: &Arc<QueryDelta>, posts: &mut Posts) {
+    fn post(&mut self, graph: GraphId, delta: QueryDelta, posts: &mut Posts) {
+        self.changed_late(graph, &delta);
+        let delta = Arc::new(delta);
         let Some(entry) = self.by_graph.get(&graph).and_then(|key| self.entries.get(key)) else { return };
         for (token, subscriber) in entry.subscribers.iter().filter(|(_, subscriber)| subscriber.told) {
             let inbox = &subscriber.inbox;
             let (_, deltas) =
                 posts.entry(Arc::as_ptr(inbox) as usize).or_insert_with(|| (Arc::clone(inbox), Vec::new()));
-            deltas.push((*token, Arc::clone(&subscriber.query_id), Arc::clone(delta)));
+            deltas.push((*token, Arc::clone(&subscriber.query_id), Arc::clone(&delta)));
         }
     }
 
@@ -228,6 +237,7 @@ impl Sequencer {
         self.by_graph.clear();
         self.by_token.clear();
         self.answers = Answers::default();
+        self.late.clear();
         self.lingering.clear();
     }
 
@@ -290,6 +300,7 @@ impl Sequencer {
             self.catalogue.remove(graph);
             self.by_graph.remove(&graph);
             self.answers.remove(graph);
+            self.late.remove(&graph);
         }
     }
 
@@ -305,6 +316,9 @@ impl Sequencer {
                     return;
                 };
                 let Some(running) = self.catalogue.get(graph) else { return };
+                if running.row_count() > self.late_rows {
+                    return self.read_late(&key, graph);
+                }
                 match running.rows(&mut read) {
                     Ok(rows) => {
                         let rows: Arc<[AnswerRow]> = rows.into();
@@ -371,6 +385,9 @@ impl Sequencer {
     }
 
     fn done(&mut self, done: Done) {
+        if let Target::Late(key, graph, ..) = &done.target {
+            return self.late_done(key, *graph, done.result);
+        }
         let Some(version) = done.version.clone() else {
             self.hydrations -= 1;
             if let Err(error) = done.result {
@@ -397,6 +414,7 @@ impl Sequencer {
             Ok(_) if matches!(since, Since::Lost) => return self.again(&key, done.target, "commits outran it"),
             Ok(prepared) => prepared,
         };
+        let Some(next) = next else { return };
         let Target::Again(graph) = done.target else { return self.install(&key, *next, rows, since) };
         let mut read = self.read();
         let since = match (&since, &mut read) {
@@ -418,6 +436,7 @@ impl Sequencer {
                 matches!(entry.state, State::Hydrating).then(|| Arc::clone(key))
             }
             Target::Again(graph) => self.by_graph.get(graph).cloned(),
+            Target::Late(key, ..) => Some(Arc::clone(key)),
         }
     }
 
@@ -458,7 +477,7 @@ impl Sequencer {
     fn resume(&mut self, key: &Arc<str>, graph: GraphId, delta: QueryDelta) {
         if !delta.changes.is_empty() {
             let mut posts = Posts::default();
-            self.post(graph, &Arc::new(delta), &mut posts);
+            self.post(graph, delta, &mut posts);
             for (inbox, deltas) in posts.into_values() {
                 inbox.advance(&deltas);
             }

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use engine::catalogue::GraphId;
 use engine::commit::Version;
-use engine::graph::{AnswerBuilder, AnswerRow, Graph, GraphBuilder};
+use engine::graph::{AnswerBuilder, AnswerKeys, AnswerRow, Graph, GraphBuilder, ReplicaRead};
 use engine::hydration::Hydrate;
 use engine::query::Query;
 use engine::replica::{Replica, Snapshot};
@@ -42,6 +42,8 @@ pub(crate) enum Target {
     New(Arc<str>),
     /// A graph that was set aside.
     Again(GraphId),
+    /// The rows of a running graph for those that came late, as they were at a version.
+    Late(Arc<str>, GraphId, Arc<AnswerKeys>, Arc<Snapshot>),
 }
 
 /// A finished job.
@@ -52,9 +54,9 @@ pub(crate) struct Done {
     pub(crate) result: Result<Prepared, HydrateFailure>,
 }
 
-/// What a worker prepared for the sequencer: a graph, and the rows of its answer.
+/// What a worker prepared for the sequencer: a graph, unless it runs already, and the rows of its answer.
 pub(crate) struct Prepared {
-    pub(crate) graph: Box<Graph>,
+    pub(crate) graph: Option<Box<Graph>>,
     pub(crate) rows: Vec<AnswerRow>,
 }
 
@@ -103,6 +105,9 @@ impl Worker {
     }
 
     fn hydrate(&self, job: &Job) -> Done {
+        if let Target::Late(_, _, keys, snapshot) = &job.target {
+            return Done { target: job.target.clone(), version: None, result: read_rows(keys, snapshot) };
+        }
         let mut pins = 1;
         loop {
             let snapshot = match self.recent.pin(&self.replica) {
@@ -133,7 +138,7 @@ impl Worker {
             })?;
             let mut graph = Box::new(graph.finish(Arc::clone(&snapshot.version)));
             graph.set_hydration_time(begin.elapsed());
-            Ok(Prepared { graph, rows: answer.finish() })
+            Ok(Prepared { graph: Some(graph), rows: answer.finish() })
         };
         let result = catch_unwind(AssertUnwindSafe(hydrate)).unwrap_or_else(|panic| {
             let message = panic_message(&*panic);
@@ -141,6 +146,20 @@ impl Worker {
             Err(HydrateFailure::Internal(format!("internal error: {message}").into()))
         });
         Done { target: job.target.clone(), version: Some(Arc::clone(&snapshot.version)), result }
+    }
+}
+
+/// The rows of a running graph.
+fn read_rows(keys: &AnswerKeys, snapshot: &Arc<Snapshot>) -> Result<Prepared, HydrateFailure> {
+    let read = || -> Result<Prepared, String> {
+        let mut read = ReplicaRead::new(snapshot.reader().map_err(|error| error.to_string())?);
+        let rows = keys.read(&mut read).map_err(|error| error.to_string())?;
+        Ok(Prepared { graph: None, rows })
+    };
+    let failed = |message: &str| HydrateFailure::Internal(format!("internal error: {message}").into());
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(result) => result.map_err(|message| failed(&message)),
+        Err(panic) => Err(failed(panic_message(&*panic))),
     }
 }
 

@@ -116,7 +116,7 @@ impl Fixture {
             }
             Ok(())
         };
-        let options = Options { hydration_threads: NonZeroUsize::new(2).unwrap(), linger };
+        let options = Options { hydration_threads: NonZeroUsize::new(2).unwrap(), linger, late_rows: 1_000 };
         let views = Views::start(Arc::clone(&replica), Arc::new(Nested { around }), options).unwrap();
         let writer = replica.writer().unwrap();
         Fixture { _folder: folder, replica, writer, views, gate, step: 0 }

@@ -141,6 +141,7 @@ fn world(seed: u64) -> (usize, usize) {
     let options = Options {
         hydration_threads: NonZeroUsize::new(2).expect("two"),
         linger: if seed.is_multiple_of(3) { Duration::ZERO } else { Duration::from_secs(5) },
+        late_rows: seed as usize % 40,
     };
     let views = Views::start(Arc::clone(&replica), Arc::new(Late(AtomicU64::new(seed))), options).expect("threads");
     let ended = AtomicBool::new(false);

@@ -153,7 +153,8 @@ fn run(seed: u64) {
             Ok(())
         },
     };
-    let options = Options { hydration_threads: NonZeroUsize::new(3).unwrap(), linger: Duration::from_millis(20) };
+    let options =
+        Options { hydration_threads: NonZeroUsize::new(3).unwrap(), linger: Duration::from_millis(20), late_rows: 0 };
     let views = Views::start(Arc::clone(&replica), Arc::new(hydrator), options).unwrap();
     let checks = AtomicUsize::new(0);
 
