@@ -1,6 +1,6 @@
 //! What SQLite counted while it ran a statement: its own plan, line by line, with the rows it visited.
 //!
-//! Counting costs about a third of a scan's time, so connections do not count unless a
+//! To count, SQLite reads the processor's clock around every step of a statement, so connections do not count unless a
 //! [`Reader`](super::Reader) is told to ([`Reader::measure`](super::Reader::measure)). SQLite gives the counters through an
 //! interface that rusqlite does not wrap: the second and last place of the workspace with unsafe code, and
 //! all of it reads. Finding a statement is linear in the statements that a connection keeps prepared.

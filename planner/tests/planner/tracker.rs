@@ -119,7 +119,7 @@ pub(crate) fn from(table: &str) -> Ast {
 }
 
 /// Adds to a query.
-pub trait Build {
+pub(crate) trait Build {
     fn filter(self, condition: Condition) -> Ast;
     fn limit(self, limit: usize) -> Ast;
     fn order(self, column: &str, direction: Direction) -> Ast;
