@@ -21,6 +21,8 @@ use crate::{Error, Hello, Identity};
 pub struct Connection {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     open: Option<Poke>,
+    /// Pieces of the open poke, put together.
+    pieces: Vec<u8>,
 }
 
 /// What the server said, with the parts of a poke put together.
@@ -79,7 +81,7 @@ impl Connection {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         // Without Nagle's algorithm, as browsers do.
         let (socket, _) = connect_async_with_config(request, Some(config), true).await.map_err(transport)?;
-        Ok(Connection { socket, open: None })
+        Ok(Connection { socket, open: None, pieces: Vec::new() })
     }
 
     /// Sends a message.
@@ -113,14 +115,21 @@ impl Connection {
     /// # Errors
     /// When the connection ended.
     pub async fn next_text(&mut self) -> Result<tungstenite::Utf8Bytes, Error> {
+        match self.next_message().await? {
+            Message::Text(text) => Ok(text),
+            _ => Err(Error::Protocol("a binary message".to_owned())),
+        }
+    }
+
+    /// The next message that is text or binary.
+    async fn next_message(&mut self) -> Result<Message, Error> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(text),
+                Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => return Ok(message),
                 Some(Ok(Message::Close(frame))) => {
                     let (code, reason) = frame.map(|frame| (u16::from(frame.code), frame.reason.to_string())).unzip();
                     return Err(Error::Closed { code, reason: reason.unwrap_or_default() });
                 }
-                Some(Ok(Message::Binary(_))) => return Err(Error::Protocol("a binary message".to_owned())),
                 // The library answers pings by itself.
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
                 Some(Err(error)) => return Err(transport(error)),
@@ -135,7 +144,13 @@ impl Connection {
     /// When the connection ended, the server sent an error or broke the order of a poke's parts.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            let text = self.next_text().await?;
+            let text = match self.next_message().await? {
+                Message::Text(text) => text,
+                other => {
+                    self.take_piece(&other.into_data())?;
+                    continue;
+                }
+            };
             let message = Downstream::parse(&text).map_err(|error| {
                 Error::Protocol(format!("{error} in {}", text.chars().take(200).collect::<String>()))
             })?;
@@ -155,6 +170,16 @@ impl Connection {
                 return Ok(poke);
             }
         }
+    }
+
+    /// A piece of a poke (protocol 52).
+    fn take_piece(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let unexpected = || Error::Protocol("a binary message that is no piece of a poke".to_owned());
+        let poke = self.open.as_mut().filter(|poke| poke.parts.is_empty()).ok_or_else(unexpected)?;
+        let Some((0, piece)) = bytes.split_first() else { return Err(unexpected()) };
+        poke.bytes += bytes.len();
+        self.pieces.extend_from_slice(piece);
+        Ok(())
     }
 
     fn take(&mut self, message: Downstream, text: &str) -> Result<Option<Event>, Error> {
@@ -190,7 +215,12 @@ impl Connection {
                 let poke = self.open.take().filter(|poke| poke.id == end.poke_id);
                 let mut poke = poke.ok_or_else(|| Error::Protocol(format!("the end of poke {}", end.poke_id)))?;
                 if end.cancel == Some(true) {
+                    self.pieces.clear();
                     return Ok(Some(Event::Cancelled));
+                }
+                if !self.pieces.is_empty() {
+                    poke.parts = serde_json::from_slice(&std::mem::take(&mut self.pieces))
+                        .map_err(|error| Error::Protocol(format!("the pieces of poke {}: {error}", poke.id)))?;
                 }
                 poke.bytes += text.len();
                 poke.cookie = end.cookie;

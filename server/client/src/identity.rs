@@ -3,7 +3,7 @@
 use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde_json::value::RawValue;
-use zql_spec::protocol::MAX_VERSION;
+use zql_spec::protocol::RELEASE_VERSION;
 use zql_spec::protocol::connect::ConnectParams;
 use zql_spec::protocol::upstream::{DesiredOp, InitConnection, PutQuery};
 
@@ -29,7 +29,7 @@ impl Identity {
     pub fn fresh(server: impl Into<String>) -> Identity {
         Identity {
             server: server.into(),
-            version: MAX_VERSION,
+            version: RELEASE_VERSION,
             client_id: random_id(),
             client_group_id: random_id(),
             user_id: None,

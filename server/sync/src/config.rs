@@ -9,6 +9,7 @@ use cvr_store::purge::PurgeOptions;
 use zql_spec::protocol::connect::number;
 
 use crate::auth::jwk::Key;
+use crate::deflate::Compression;
 use crate::options::{Kind, NODE_ENV, OPTIONS, Settings, Status};
 
 /// A value that cannot be used. The text names the setting.
@@ -127,6 +128,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// `ZERO_LOG_FORMAT`
     pub log_format: LogFormat,
+    /// `ZERO_WEBSOCKET_COMPRESSION` and its options
+    pub compression: Option<Compression>,
     /// `ZERO_WEBSOCKET_MAX_PAYLOAD_BYTES`
     pub max_payload_bytes: usize,
     /// `ZERO_TASK_ID`
@@ -209,6 +212,7 @@ impl Config {
                 Some("json") => LogFormat::Json,
                 _ => LogFormat::Text,
             },
+            compression: compression(settings)?,
             max_payload_bytes: whole(
                 settings,
                 "ZERO_WEBSOCKET_MAX_PAYLOAD_BYTES",
@@ -273,7 +277,16 @@ fn boolean(settings: &Settings, env: &str) -> Option<bool> {
     }
 }
 
-/// A whole number within bounds.
+/// How sockets are compressed, if they are.
+fn compression(settings: &Settings) -> Result<Option<Compression>, ConfigError> {
+    if boolean(settings, "ZERO_WEBSOCKET_COMPRESSION") != Some(true) {
+        return Ok(None);
+    }
+    let name = "ZERO_WEBSOCKET_COMPRESSION_OPTIONS";
+    let Some(options) = settings.text(name) else { return Ok(Some(Compression::default())) };
+    Compression::parse(options).map(Some).map_err(|fault| error(format!("Error: Failed to parse {name}: {fault}")))
+}
+
 fn purge(settings: &Settings) -> Result<PurgeOptions, ConfigError> {
     let option = |name: &str| format!("ZERO_CVR_GARBAGE_COLLECTION_{name}");
     let default = PurgeOptions::default();
@@ -289,6 +302,7 @@ fn purge(settings: &Settings) -> Result<PurgeOptions, ConfigError> {
     })
 }
 
+/// A whole number within bounds.
 fn whole<T: TryFrom<i64>>(
     settings: &Settings,
     env: &str,
@@ -441,12 +455,18 @@ mod tests {
                 "TypeError: Invalid input for ZERO_AUTH_JWK: not a usable key: data did not match any variant of \
                  untagged enum AlgorithmParameters",
             ),
+            (
+                "ZERO_WEBSOCKET_COMPRESSION_OPTIONS",
+                "{",
+                "Error: Failed to parse ZERO_WEBSOCKET_COMPRESSION_OPTIONS: EOF while parsing an object at line 1 column 1",
+            ),
             ("ZERO_SHARD_ID", "x", "Error: ZERO_SHARD_ID is no longer an option. Please use ZERO_APP_ID instead."),
         ] {
             let mut settings = Settings::from_pairs([DB]);
             if name == DB.0 {
                 settings = Settings::default();
             }
+            settings.set("ZERO_WEBSOCKET_COMPRESSION", "true");
             settings.set(name, value);
             assert_eq!(Config::new(&settings).expect_err(name).0, expected);
         }

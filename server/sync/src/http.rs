@@ -8,13 +8,17 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use warp::filters::ws::Ws;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
+use crate::deflate::{self, Compressed};
 use crate::hub::Hub;
 use crate::socket::{self, UpgradeRequest};
 
@@ -44,20 +48,32 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Serves until `stop` completes. Open WebSockets are not waited for: see [`Hub::drain`].
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
     let max_payload = hub.config.max_payload_bytes;
-    let upgrade = warp::ws()
+    let upgrade = warp::ext::optional::<OnUpgrade>()
+        .and(warp::ws())
         .and(warp::path::full())
         .and(warp::query::raw().or_else(|_| async { Ok::<_, Rejection>((String::new(),)) }))
         .and(warp::header::headers_cloned())
-        .map(move |ws: Ws, path: warp::path::FullPath, query: String, headers: HeaderMap| {
+        .map(move |raw: Option<OnUpgrade>, ws: Ws, path: warp::path::FullPath, query: String, headers: HeaderMap| {
             let hub = Arc::clone(&hub);
             let protocol = first_protocol(&headers);
             let request =
                 UpgradeRequest { path: path.as_str().to_owned(), query: (!query.is_empty()).then_some(query), headers };
-            let reply = ws
-                .max_message_size(max_payload)
-                .max_frame_size(max_payload)
-                .on_upgrade(move |socket| socket::serve(socket, request, hub));
-            let mut response = reply.into_response();
+            let mut response = match (hub.config.compression.clone(), raw, accept_key(&request.headers)) {
+                (Some(compression), Some(raw), Some(key)) if deflate::is_offered(&request.headers) => {
+                    tokio::spawn(async move {
+                        // A client that is gone before its upgrade leaves nothing to do.
+                        let Ok(upgraded) = raw.await else { return };
+                        let socket = Compressed::new(TokioIo::new(upgraded), max_payload, compression);
+                        socket::serve(socket, request, hub).await;
+                    });
+                    switching(&key)
+                }
+                _ => ws
+                    .max_message_size(max_payload)
+                    .max_frame_size(max_payload)
+                    .on_upgrade(move |socket| socket::serve(socket, request, hub))
+                    .into_response(),
+            };
             if let Some(protocol) = protocol {
                 response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
             }
@@ -74,6 +90,23 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Outpu
         .unify()
         .recover(|_: Rejection| async { Ok::<_, Infallible>(StatusCode::BAD_REQUEST.into_response()) });
     warp::serve(routes).incoming(listener).graceful(stop).run().await;
+}
+
+/// The key that proves to a client that its handshake was understood.
+fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+}
+
+/// The answer that grants compression.
+fn switching(key: &HeaderValue) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, key.clone());
+    headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(deflate::GRANTED));
+    response
 }
 
 /// The first offered sub-protocol, verbatim: clients give up when none is echoed.

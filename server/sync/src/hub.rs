@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc};
 use warp::http::HeaderMap;
+use zql_spec::protocol::CHUNKS_SINCE;
 use zql_spec::protocol::connect::ConnectParams;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::upstream::InitConnection;
@@ -100,6 +101,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Whether pokes go to this client in binary pieces.
+    pub(crate) fn takes_chunks(&self) -> bool {
+        self.version >= f64::from(CHUNKS_SINCE)
+    }
+
     pub(crate) fn new(
         params: ConnectParams,
         auth: Option<Arc<Auth>>,

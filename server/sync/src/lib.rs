@@ -12,6 +12,7 @@
 //! client; others hear nothing.
 
 pub mod config;
+pub mod deflate;
 pub mod http;
 pub mod hub;
 pub mod options;

@@ -1,4 +1,4 @@
-//! The way to one client: a queue of text frames that a socket task writes.
+//! The way to one client: a queue of messages that a socket task writes.
 //!
 //! The queue takes whole batches (a poke is one), so that they leave in one write. It counts bytes: a
 //! sender asks [`Outbox::has_room`] before it builds a poke, and a client that is too slow for its queue
@@ -18,11 +18,36 @@ use zql_spec::protocol::error::ErrorBody;
 /// the kernel's buffers come first.
 pub(crate) const ROOM_BYTES: usize = 4 << 20;
 
+/// One message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    /// JSON, as nearly all messages are.
+    Text(String),
+    /// A piece of a poke, for clients that take them.
+    Binary(Vec<u8>),
+}
+
+impl Frame {
+    /// Bytes of the message.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Frame::Text(text) => text.len(),
+            Frame::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl From<String> for Frame {
+    fn from(text: String) -> Self {
+        Frame::Text(text)
+    }
+}
+
 /// What a socket task is told to do.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     /// Write these messages, in one go.
-    Messages(Vec<String>),
+    Messages(Vec<Frame>),
     /// Say why, if there is something to say, and close.
     Close {
         /// The last message.
@@ -85,8 +110,8 @@ impl Outbox {
     }
 
     /// Queues messages to be written in one go. Nothing happens when the connection is over.
-    pub(crate) fn send(&self, messages: Vec<String>) {
-        let bytes = messages.iter().map(String::len).sum();
+    pub(crate) fn send(&self, messages: Vec<Frame>) {
+        let bytes = messages.iter().map(Frame::len).sum();
         self.shared.queued.fetch_add(bytes, Ordering::AcqRel);
         // A closed queue means that the socket is gone, which its task reports by itself.
         let _ = self.sender.send(Outgoing::Messages(messages));
@@ -94,7 +119,7 @@ impl Outbox {
 
     /// Queues one message.
     pub(crate) fn send_one(&self, message: &Downstream) {
-        self.send(vec![message.to_json()]);
+        self.send(vec![message.to_json().into()]);
     }
 
     /// Closes the connection without a word.

@@ -5,6 +5,11 @@
 
 use zql_spec::json::write_string;
 
+use crate::outbox::Frame;
+
+/// What precedes the body of a part.
+const PART_HEAD: &str = r#"["pokePart","#;
+
 /// Patches of a part, of whatever kind.
 const PART_PATCHES: usize = 100;
 
@@ -27,7 +32,7 @@ pub struct PokeText {
 impl PokeText {
     /// Begins a poke.
     pub fn new(poke_id: &str) -> Self {
-        let mut head = String::from(r#"["pokePart",{"pokeID":"#);
+        let mut head = format!(r#"{PART_HEAD}{{"pokeID":"#);
         write_string(poke_id, &mut head);
         PokeText {
             head,
@@ -158,6 +163,29 @@ fn query_op(list: &mut String, query: &str, put: bool) {
     list.push('}');
 }
 
+/// First byte of a binary message that is a piece of a poke.
+const CHUNK_TAG: u8 = 0;
+
+/// Longest binary message, its first byte included.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// The parts of a poke as clients of protocol 52 and later take them (protocol sheet §20): one array of their bodies,
+/// cut into binary messages. A poke without parts is an empty array.
+pub(crate) fn chunks(parts: &[String]) -> Vec<Frame> {
+    let bodies = parts.iter().map(|part| &part[PART_HEAD.len()..part.len() - 1]);
+    let mut text = Vec::with_capacity(parts.iter().map(String::len).sum::<usize>() + 2);
+    text.push(b'[');
+    for (index, body) in bodies.enumerate() {
+        if index > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(body.as_bytes());
+    }
+    text.push(b']');
+    let chunk = |slice: &[u8]| Frame::Binary([&[CHUNK_TAG], slice].concat());
+    text.chunks(CHUNK_BYTES - 1).map(chunk).collect()
+}
+
 /// The message that begins a poke.
 pub fn poke_start(poke_id: &str, base_cookie: Option<&str>) -> String {
     let mut out = String::from(r#"["pokeStart",{"pokeID":"#);
@@ -185,7 +213,7 @@ pub fn poke_end(poke_id: &str, cookie: &str) -> String {
 mod tests {
     use zql_spec::protocol::downstream::Downstream;
 
-    use super::{PokeText, poke_end, poke_start};
+    use super::{CHUNK_BYTES, Frame, PokeText, chunks, poke_end, poke_start};
 
     #[test]
     fn frames() {
@@ -217,6 +245,28 @@ mod tests {
             )]
         );
         assert!(matches!(Downstream::parse(&parts[0]), Ok(Downstream::PokePart(_))));
+    }
+
+    #[test]
+    fn chunks_are_one_array_of_bodies() {
+        assert_eq!(chunks(&[]), [Frame::Binary(b"\0[]".to_vec())]);
+        let mut poke = PokeText::new("p");
+        for id in 0..20_000 {
+            poke.row(|out| out.push_str(&format!(r#"{{"op":"del","tableName":"é","id":{{"a":"{id:0>80}"}}}}"#)));
+        }
+        let parts = poke.finish();
+        let mut text = Vec::new();
+        let frames = chunks(&parts);
+        assert!(frames.len() > 1);
+        for frame in &frames {
+            let Frame::Binary(bytes) = frame else { panic!("text") };
+            assert!(bytes.len() <= CHUNK_BYTES && bytes[0] == 0);
+            text.extend_from_slice(&bytes[1..]);
+        }
+        let bodies: Vec<serde_json::Value> = serde_json::from_slice(&text).expect("an array");
+        let expected: Vec<(String, serde_json::Value)> =
+            parts.iter().map(|part| serde_json::from_str(part).expect("a part")).collect();
+        assert_eq!(bodies, expected.into_iter().map(|(_, body)| body).collect::<Vec<_>>());
     }
 
     #[test]

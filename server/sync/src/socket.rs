@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite;
-use warp::filters::ws::{Message, WebSocket};
+use warp::filters::ws::Message;
 use warp::http::{HeaderMap, header};
 use zql_spec::protocol::connect;
 use zql_spec::protocol::downstream::{Connected, Downstream};
@@ -24,9 +24,10 @@ use zql_spec::protocol::upstream::{Push, Upstream};
 
 use crate::auth::{Auth, Change};
 use crate::crud::Crud;
+use crate::deflate::CodecError;
 use crate::group::GroupEvent;
 use crate::hub::{Connection, Hub};
-use crate::outbox::{Outbox, OutboxReceiver, Outgoing, outbox};
+use crate::outbox::{Frame, Outbox, OutboxReceiver, Outgoing, outbox};
 use crate::push::Source;
 
 /// Most bytes of a close frame's reason, by RFC 6455.
@@ -56,6 +57,26 @@ const CLOSE_PROTOCOL: u16 = 1002;
 /// Code for a message that is too big.
 const CLOSE_TOO_BIG: u16 = 1009;
 
+/// What went wrong with a socket, as far as the peer is told.
+pub(crate) trait SocketError: Send + 'static {
+    /// Whether a message was longer than allowed.
+    fn is_too_big(&self) -> bool;
+}
+
+impl SocketError for warp::Error {
+    fn is_too_big(&self) -> bool {
+        self.source()
+            .and_then(|source| source.downcast_ref::<tungstenite::Error>())
+            .is_some_and(|error| matches!(error, tungstenite::Error::Capacity(_)))
+    }
+}
+
+impl SocketError for CodecError {
+    fn is_too_big(&self) -> bool {
+        matches!(self, CodecError::TooBig(_))
+    }
+}
+
 /// The HTTP request that became the socket.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
@@ -65,7 +86,11 @@ pub(crate) struct UpgradeRequest {
 }
 
 /// Serves a socket until it ends.
-pub(crate) async fn serve(socket: WebSocket, request: UpgradeRequest, hub: Arc<Hub>) {
+pub(crate) async fn serve<S, E>(socket: S, request: UpgradeRequest, hub: Arc<Hub>)
+where
+    S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Unpin + Send + 'static,
+    E: SocketError,
+{
     let (sink, stream) = socket.split();
     let (outbox, receiver) = outbox();
     let (room, room_signal) = mpsc::channel(1);
@@ -112,8 +137,8 @@ impl Refusal {
     }
 }
 
-struct Reader {
-    stream: SplitStream<WebSocket>,
+struct Reader<S> {
+    stream: SplitStream<S>,
     outbox: Outbox,
     hub: Arc<Hub>,
     connection: Option<Arc<Connection>>,
@@ -125,7 +150,11 @@ struct Reader {
     auth: Option<Arc<Auth>>,
 }
 
-impl Reader {
+impl<S, E> Reader<S>
+where
+    S: Stream<Item = Result<Message, E>>,
+    E: SocketError,
+{
     /// Checks the handshake, registers the connection and greets. Gives the message hidden in the header.
     async fn accept(&mut self, request: UpgradeRequest) -> Result<Option<String>, Refusal> {
         let params = connect::parse(&request.path, request.query.as_deref()).map_err(Refusal::protocol)?;
@@ -195,7 +224,7 @@ impl Reader {
             let go_on = match message {
                 None => return,
                 Some(Err(error)) => {
-                    if is_too_big(&error) {
+                    if error.is_too_big() {
                         self.outbox.close_with(None, CLOSE_TOO_BIG, "Max payload size exceeded".to_owned());
                     }
                     return;
@@ -321,13 +350,6 @@ impl Reader {
     }
 }
 
-fn is_too_big(error: &warp::Error) -> bool {
-    error
-        .source()
-        .and_then(|source| source.downcast_ref::<tungstenite::Error>())
-        .is_some_and(|error| matches!(error, tungstenite::Error::Capacity(_)))
-}
-
 /// Cuts a text to what fits a close frame.
 fn elide(mut reason: String) -> String {
     if reason.len() > MAX_REASON_BYTES {
@@ -342,7 +364,11 @@ fn elide(mut reason: String) -> String {
 }
 
 /// Writes what is queued until told to close or until the client is gone.
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: OutboxReceiver, room: mpsc::Sender<()>) {
+async fn write<S: Sink<Message> + Unpin>(
+    mut sink: SplitSink<S, Message>,
+    mut queue: OutboxReceiver,
+    room: mpsc::Sender<()>,
+) {
     let mut last_write = Instant::now();
     loop {
         let Ok(next) = tokio::time::timeout(QUIET_CHECK, queue.recv()).await else {
@@ -361,7 +387,11 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: OutboxReceive
                 Outgoing::Messages(messages) => {
                     for message in messages {
                         bytes += message.len();
-                        let fed = tokio::time::timeout(WRITE_WAIT, sink.feed(Message::text(message))).await;
+                        let message = match message {
+                            Frame::Text(text) => Message::text(text),
+                            Frame::Binary(bytes) => Message::binary(bytes),
+                        };
+                        let fed = tokio::time::timeout(WRITE_WAIT, sink.feed(message)).await;
                         let Ok(Ok(())) = fed else { return };
                     }
                 }

@@ -152,7 +152,7 @@ async fn refused_connections_say_why() {
         let told = matches!(&end, Err(Error::Closed { code: Some(1002), reason: text }) if text.starts_with(reason));
         assert!(told, "{path}: {end:?}");
     }
-    for version in [29, 52] {
+    for version in [29, 53] {
         let mut connection = Connection::open_with_header(&format!("{url}/sync/v{version}/connect?{good}"), "e30%3D")
             .await
             .expect("101 even so");

@@ -21,8 +21,14 @@ mod limits;
 /// Oldest protocol version that is served.
 pub const MIN_VERSION: u32 = 30;
 
-/// Newest protocol version that is served: that of release 1.9.
-pub const MAX_VERSION: u32 = 51;
+/// Protocol version of release 1.9, the newest that a zero-cache of that release serves.
+pub const RELEASE_VERSION: u32 = 51;
+
+/// First protocol version whose pokes travel in binary pieces.
+pub const CHUNKS_SINCE: u32 = 52;
+
+/// Newest protocol version that is served.
+pub const MAX_VERSION: u32 = 52;
 
 /// Why a connection with this protocol version is refused; absent when it is served.
 pub fn unsupported_version(version: f64) -> Option<error::ErrorBody> {

@@ -11,7 +11,7 @@ impl Group {
         let Some(client) = self.client(id) else { return Ok(()) };
         let (outbox, version) = (client.connection.outbox.clone(), client.connection.version);
         let Inspect { id: request_id, op } = request;
-        let reply = |op: &str, value: &str| outbox.send(vec![answer(op, &request_id, value)]);
+        let reply = |op: &str, value: &str| outbox.send(vec![answer(op, &request_id, value).into()]);
         let access = &self.services.access;
         if let InspectOp::Authenticate { password } = &op {
             let right = access.authenticate(&self.id, password);

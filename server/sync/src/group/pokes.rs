@@ -18,7 +18,8 @@ use zql_spec::version::{CvrVersion, StateVersion};
 use super::queries::Batch;
 use super::tables::{Tables, write_del, write_put};
 use super::{Fault, Group, cvr_error, now_ms, store_error};
-use crate::poke::{PokeText, poke_end, poke_start};
+use crate::outbox::Frame;
+use crate::poke::{PokeText, chunks, poke_end, poke_start};
 use crate::replica;
 
 /// Something to tell, with the version at which it happened.
@@ -223,22 +224,30 @@ impl Group {
         }
         while let Some(&first) = waiting.first() {
             let base = self.clients[first].base.clone();
-            let (alike, others) = waiting.iter().partition(|&&position| self.clients[position].base == base);
+            let chunked = self.clients[first].connection.takes_chunks();
+            let (alike, others) = waiting.iter().partition(|&&position| {
+                let client = &self.clients[position];
+                client.base == base && client.connection.takes_chunks() == chunked
+            });
             waiting = others;
-            let mut parts =
-                Some(text(&poke_id, &self.id, items, base.as_ref(), self.tables.as_ref(), &self.services.texts));
+            let parts = text(&poke_id, &self.id, items, base.as_ref(), self.tables.as_ref(), &self.services.texts);
+            let empty = parts.is_empty();
+            let mut parts: Option<Vec<Frame>> = Some(match chunked {
+                true => chunks(&parts),
+                false => parts.into_iter().map(Frame::Text).collect(),
+            });
             let mut alike: Vec<usize> = alike;
             while let Some(position) = alike.pop() {
                 let parts = if alike.is_empty() { parts.take() } else { parts.clone() }.unwrap_or_default();
                 let client = &mut self.clients[position];
-                if parts.is_empty() && client.poked && client.base.as_ref() == Some(to) {
+                if empty && client.poked && client.base.as_ref() == Some(to) {
                     continue;
                 }
                 let cookie = client.base.as_ref().map(ToString::to_string);
                 let mut messages = Vec::with_capacity(parts.len() + 2);
-                messages.push(poke_start(&poke_id, cookie.as_deref()));
+                messages.push(poke_start(&poke_id, cookie.as_deref()).into());
                 messages.extend(parts);
-                messages.push(poke_end(&poke_id, &to.to_string()));
+                messages.push(poke_end(&poke_id, &to.to_string()).into());
                 client.connection.outbox.send(messages);
                 client.base = Some(to.clone());
                 client.poked = true;

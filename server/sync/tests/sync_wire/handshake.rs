@@ -47,6 +47,12 @@ async fn what_cannot_be_understood_is_closed_with_1002() {
         ("/a/b/sync/v51/connect?x=1", Some("e30%3D"), "Error: Invalid URL: /a/b/sync/v51/connect?x=1"),
         ("/sync/vx/connect", Some("e30%3D"), "Error: Invalid version: /sync/vx/connect"),
         ("/sync/v51/connect", Some("e30%3D"), "Error: invalid querystring - missing clientID"),
+        (
+            "/sync/v51/connect?clientID=c&clientGroupID=g&ts=1&lmid=abc",
+            Some("e30%3D"),
+            "Error: invalid querystring parameter lmid, got: abc, url: http://unused/sync/v51/connect?clientID=c",
+        ),
+        ("/mutate/v51/connect?x", Some("e30%3D"), "Error: Received a push for a custom mutation but no `push.url` was"),
         ("/replication/v6/changes", Some("e30%3D"), "Error: Dispatch to the change-streamer via the main port is only"),
         (&good, None, "Error: Unexpected undefined value"),
         (&good, Some("e30_"), "Error: Invalid character"),
@@ -67,11 +73,11 @@ async fn versions_and_users() {
     for (version, expected) in [
         (
             "29",
-            r#"["error",{"kind":"VersionNotSupported","message":"server is at sync protocol v51 and does not support v29. The client must be updated to a newer release.","origin":"zeroCache"}]"#,
+            r#"["error",{"kind":"VersionNotSupported","message":"server is at sync protocol v52 and does not support v29. The client must be updated to a newer release.","origin":"zeroCache"}]"#,
         ),
         (
-            "52",
-            r#"["error",{"kind":"VersionNotSupported","message":"server is at sync protocol v51 and does not support v52. The server must be updated to a newer release.","origin":"zeroCache"}]"#,
+            "53",
+            r#"["error",{"kind":"VersionNotSupported","message":"server is at sync protocol v52 and does not support v53. The server must be updated to a newer release.","origin":"zeroCache"}]"#,
         ),
     ] {
         let mut socket = raw(&server, &format!("/zero/sync/v{version}/connect?{PARAMS}"), Some("e30%3D")).await;

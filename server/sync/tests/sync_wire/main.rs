@@ -3,6 +3,8 @@
 
 mod auth;
 mod crud;
+mod encodings;
+mod faults;
 mod flow;
 mod handshake;
 mod harness;
@@ -11,3 +13,5 @@ mod mutate_api;
 mod mutations;
 mod plain;
 mod refusals;
+mod statements;
+mod transcript;

@@ -1,0 +1,156 @@
+//! Other forms of the same messages: binary pieces of pokes (protocol 52) and compressed sockets.
+
+use std::io::Cursor;
+
+use flate2::{Decompress, FlushDecompress};
+use protocol_client::{Hello, Identity, Keys, State, hash_of};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, open, patiently, poke, pokes_until_got, query};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pokes_in_pieces_say_the_same() {
+    let server = Server::start(SCHEMA).await;
+    server.sql("INSERT INTO issue SELECT 'more' || n, 'é', true FROM generate_series(1, 250) n");
+    let wanted = query(ISSUES);
+    let hash = hash_of(&wanted).expect("a hash").to_owned();
+    let newer = Identity { version: 52, ..server.identity() };
+    let older = Identity { version: 51, ..newer.sibling() };
+    let mut states = Vec::new();
+    let mut connections = Vec::new();
+    for identity in [&newer, &older] {
+        let mut connection = open(identity, None, Hello::new(CLIENT_SCHEMA, vec![query(ISSUES)])).await;
+        let mut state = State::new(Keys::from_schema(CLIENT_SCHEMA));
+        for poke in pokes_until_got(&mut connection, &hash).await {
+            state.apply(&poke).expect("a good poke");
+        }
+        states.push(state);
+        connections.push(connection);
+    }
+    server.sql("UPDATE issue SET title = 'last' WHERE id = 'i1'");
+    for (connection, state) in connections.iter_mut().zip(&mut states) {
+        while !state.table("issue").any(|row| row["title"] == "last") {
+            state.apply(&poke(connection).await).expect("a good poke");
+        }
+    }
+    assert_eq!(states[0].rows, states[1].rows);
+    assert_eq!(states[0].len(), 253);
+    drop(connections);
+
+    // A poke without patches is an empty array; in text there is none of it.
+    for (identity, state) in [(&newer, &states[0]), (&older, &states[1])] {
+        let mut connection = open(identity, state.cookie.as_deref(), Hello::again()).await;
+        let empty = poke(&mut connection).await;
+        assert!(empty.parts.is_empty());
+        drop(connection);
+        let mut connection = open(identity, state.cookie.as_deref(), Hello::again()).await;
+        let mut texts = Vec::new();
+        let binary = loop {
+            match patiently(connection.next_text()).await {
+                Ok(text) if text.starts_with(r#"["pokeEnd""#) => break false,
+                Ok(text) => texts.push(text),
+                Err(_) => break true,
+            }
+        };
+        assert_eq!(binary, identity.version == 52, "{texts:?}");
+    }
+}
+
+/// A socket of a client that offers an extension, and the server's answer to its handshake.
+async fn handshake(server: &Server, offer: &str) -> (TcpStream, String) {
+    let address = server.url.strip_prefix("http://").expect("an address");
+    let mut socket = TcpStream::connect(address).await.expect("a connection");
+    let request = format!(
+        "GET /sync/v51/connect?clientID=c&clientGroupID=g&baseCookie=&ts=1&lmid=0&wsid=w HTTP/1.1\r\nHost: {address}\r\n\
+         Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: e30%3D\r\n\
+         Sec-WebSocket-Extensions: {offer}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(patiently(socket.read_u8()).await.expect("an answer"));
+    }
+    (socket, String::from_utf8(answer).expect("text").to_lowercase())
+}
+
+/// The payload of the next frame, and whether it came compressed.
+async fn frame(socket: &mut TcpStream) -> (Vec<u8>, bool) {
+    let mut bytes = Vec::new();
+    let (header, length) = loop {
+        bytes.push(patiently(socket.read_u8()).await.expect("a frame"));
+        if let Some(parsed) = FrameHeader::parse(&mut Cursor::new(&bytes)).expect("a frame's header") {
+            break parsed;
+        }
+    };
+    let mut payload = vec![0; usize::try_from(length).expect("a length")];
+    patiently(socket.read_exact(&mut payload)).await.expect("a payload");
+    if header.rsv1 {
+        payload.extend([0, 0, 0xFF, 0xFF]);
+        let mut unpacked = Vec::with_capacity(1 << 20);
+        Decompress::new(false).decompress_vec(&payload, &mut unpacked, FlushDecompress::Sync).expect("deflate");
+        payload = unpacked;
+    }
+    (payload, header.rsv1)
+}
+
+/// The next message, and whether it came compressed.
+async fn message(socket: &mut TcpStream) -> (String, bool) {
+    let (payload, packed) = frame(socket).await;
+    (String::from_utf8(payload).expect("text"), packed)
+}
+
+/// A message of the client, not compressed, masked by zeros.
+async fn send(socket: &mut TcpStream, first: u8, text: &str) {
+    let mut frame = vec![first, 0x80 | 126];
+    frame.extend(u16::try_from(text.len()).expect("a short message").to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(text.as_bytes());
+    socket.write_all(&frame).await.expect("sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_are_compressed_when_both_sides_want_it() {
+    let server = Server::start_with(SCHEMA, &[("ZERO_WEBSOCKET_COMPRESSION", "true")]).await;
+    server.sql("INSERT INTO issue SELECT 'more' || n, 'compressible', true FROM generate_series(1, 90) n");
+    let (mut socket, answer) = handshake(&server, "permessage-deflate; client_max_window_bits").await;
+    assert!(answer.starts_with("http/1.1 101"), "{answer}");
+    assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
+    assert!(answer.contains("sec-websocket-protocol: e30%3d"), "{answer}");
+    let granted =
+        "sec-websocket-extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    assert!(answer.contains(granted), "{answer}");
+
+    let (connected, packed) = message(&mut socket).await;
+    assert!(connected.starts_with(r#"["connected","#) && !packed, "short messages are not worth it");
+    let wanted = serde_json::json!(["initConnection", {
+        "desiredQueriesPatch": [{ "op": "put", "hash": "h", "name": "ast", "args": [{ "table": "issue" }] }],
+        "clientSchema": serde_json::from_str::<Value>(CLIENT_SCHEMA).expect("JSON"),
+    }]);
+    send(&mut socket, 0x81, &wanted.to_string()).await;
+    let rows = loop {
+        let (text, packed) = message(&mut socket).await;
+        let parsed: Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(packed, text.len() >= 1024, "{text:.100}");
+        if let Some(rows) = parsed[1]["rowsPatch"].as_array() {
+            break rows.len();
+        }
+    };
+    assert_eq!(rows, 92);
+    // A ping is answered, a message that is too long is not taken.
+    send(&mut socket, 0x81, r#"["ping",{}]"#).await;
+    while message(&mut socket).await.0 != r#"["pong",{}]"# {}
+    socket.write_all(&[0x81, 0x80 | 127, 0, 0, 0, 0, 0x7F, 0, 0, 0, 0, 0, 0, 0]).await.expect("sent");
+    let (close, _) = frame(&mut socket).await;
+    assert_eq!(close[..2], 1009_u16.to_be_bytes());
+
+    // What is not offered, or not asked for here, is not granted.
+    let (_, answer) = handshake(&server, "permessage-deflate; server_max_window_bits=9").await;
+    assert!(answer.starts_with("http/1.1 101") && !answer.contains("extensions"), "{answer}");
+    let plain = Server::start(SCHEMA).await;
+    let (_, answer) = handshake(&plain, "permessage-deflate").await;
+    assert!(answer.starts_with("http/1.1 101") && !answer.contains("extensions"), "{answer}");
+}
