@@ -27,6 +27,7 @@ use crate::config::{ApiConfig, Config};
 use crate::crud::Crud;
 use crate::group::{Group, GroupEvent};
 use crate::inspect::Access;
+use crate::inspect::analyze::Explain;
 use crate::outbox::Outbox;
 use crate::permissions::live::{self, Live};
 use crate::push::Pushes;
@@ -173,6 +174,11 @@ impl Hub {
             group_ended: Notify::new(),
             draining: AtomicBool::new(false),
         })
+    }
+
+    /// Lets the inspector ask how queries are answered.
+    pub fn explain_by(&self, explain: Arc<dyn Explain>) {
+        self.services.access.explain_by(explain);
     }
 
     /// Whether a connection's user may join its group, as far as is known before it does.

@@ -1,5 +1,7 @@
 //! What a group tells an inspector.
 
+use std::sync::Arc;
+
 use zql_spec::protocol::inspect::{Inspect, InspectOp, answer};
 
 use super::{Fault, Group, now_ms};
@@ -10,6 +12,7 @@ impl Group {
     pub(super) fn inspect(&mut self, id: u64, request: Inspect) -> Result<(), Fault> {
         let Some(client) = self.client(id) else { return Ok(()) };
         let (outbox, version) = (client.connection.outbox.clone(), client.connection.version);
+        let caller = client.caller.clone();
         let Inspect { id: request_id, op } = request;
         let reply = |op: &str, value: &str| outbox.send(vec![answer(op, &request_id, value).into()]);
         let access = &self.services.access;
@@ -42,8 +45,17 @@ impl Group {
                 let value = inspect::queries(&record.cvr, &record.rows, client, clock, version, &mut running);
                 reply("queries", &value);
             }
-            InspectOp::AnalyzeQuery(_) => {
-                reply("error", r#""analyze-query is not served yet""#);
+            InspectOp::AnalyzeQuery(request) => {
+                let services = Arc::clone(&self.services);
+                // The group goes on meanwhile; who is gone by then is not told.
+                tokio::spawn(async move {
+                    let answered = inspect::analyze::analyze(&services, caller, *request).await;
+                    let message = match &answered {
+                        Ok(value) => answer("analyze-query", &request_id, value),
+                        Err(error) => answer("error", &request_id, &serde_json::Value::from(&**error).to_string()),
+                    };
+                    outbox.send(vec![message.into()]);
+                });
             }
         }
         Ok(())

@@ -3,11 +3,12 @@
 //! What was given is remembered for as long as the process lives, as with the reference. It grows with the groups that
 //! gave the right password only, and is bounded all the same.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
+use super::analyze::{Analyzer, Explain};
 use crate::config::Config;
 
 /// Groups that are remembered. Beyond it all must give the password again: an administrator has a handful.
@@ -19,11 +20,29 @@ pub(crate) struct Access {
     password: Option<String>,
     development: bool,
     open: Mutex<FxHashSet<Arc<str>>>,
+    /// Set once the server has a planner.
+    analyzer: OnceLock<Analyzer>,
 }
 
 impl Access {
     pub(crate) fn new(config: &Config) -> Access {
-        Access { password: config.admin_password.clone(), development: config.development, open: Mutex::default() }
+        Access {
+            password: config.admin_password.clone(),
+            development: config.development,
+            open: Mutex::default(),
+            analyzer: OnceLock::new(),
+        }
+    }
+
+    /// Who explains queries, from now on.
+    pub(crate) fn explain_by(&self, explain: Arc<dyn Explain>) {
+        // A second one changes nothing: there is one planner.
+        let _ = self.analyzer.set(Analyzer::new(explain));
+    }
+
+    /// Who explains queries.
+    pub(crate) fn analyzer(&self) -> Option<&Analyzer> {
+        self.analyzer.get()
     }
 
     /// Whether a group may ask.

@@ -6,6 +6,7 @@
 //! the record once.
 
 mod access;
+pub mod analyze;
 mod digest;
 
 pub(crate) use access::Access;
