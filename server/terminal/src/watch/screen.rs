@@ -139,7 +139,9 @@ impl Screen {
         if self.mode != Mode::InPlace {
             return;
         }
-        let (width, height) = crossterm::terminal::size().unwrap_or(DEFAULT_SIZE);
+        // A terminal that nobody looks at, as under `script`, says that it has no size.
+        let size = crossterm::terminal::size().ok().filter(|(width, height)| *width > 1 && *height > 1);
+        let (width, height) = size.unwrap_or(DEFAULT_SIZE);
         let mut out = String::from("\x1b[?25l\x1b[H");
         let room = usize::from(height).saturating_sub(self.heading.len() + STATUS_LINES + 1);
         for line in &self.heading {
