@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use zql_spec::conformance::{CaseFile, DataSet, Matrix, complete};
+use zql_spec::conformance::{CaseFile, DataSet, Matrix, PG_TYPES, complete};
+use zql_spec::json::Json;
 
 /// The suite is worth its name from here on.
 const LEAST_CASES: usize = 600;
@@ -46,4 +47,15 @@ fn expectations_and_coverage_are_current() {
     assert_eq!(matrix.gaps(), Vec::<String>::new());
     let listed = std::fs::read_to_string(folder().join("MATRIX.md")).expect("MATRIX.md");
     assert!(listed == matrix.print(), "MATRIX.md is not current");
+}
+
+#[test]
+fn the_json_schema_lists_the_types_that_data_sets_may_have() {
+    let text = std::fs::read_to_string(folder().join("data.schema.json")).expect("the JSON schema");
+    let schema = Json::parse(&text).expect("JSON");
+    let alternatives = schema.get("$defs").and_then(|defs| defs.get("pg")?.get("anyOf")?.as_array()).expect("types");
+    let listed = alternatives[0].get("enum").and_then(Json::as_array).expect("names");
+    let listed: Vec<&str> = listed.iter().filter_map(Json::as_str).collect();
+    let known: Vec<&str> = PG_TYPES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    assert_eq!(listed, known);
 }

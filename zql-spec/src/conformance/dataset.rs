@@ -14,6 +14,18 @@ use crate::schema::{Column, Schema, Table, ValueType};
 use crate::value::Value;
 use crate::zero_schema::ZeroSchema;
 
+/// The types of Postgres that clients can see, by their short names, and what they are in ZQL. Enums and arrays of these are
+/// visible too; lengths and precisions in parentheses change nothing.
+pub const PG_TYPES: [(ValueType, &[&str]); 4] = [
+    (
+        ValueType::Number,
+        &["int2", "int4", "int8", "numeric", "float4", "float8", "date", "timestamp", "timestamptz", "time", "timetz"],
+    ),
+    (ValueType::String, &["text", "varchar", "char", "uuid", "inet", "cidr", "macaddr", "macaddr8", "pg_lsn"]),
+    (ValueType::Boolean, &["bool"]),
+    (ValueType::Json, &["json", "jsonb"]),
+];
+
 /// A data set.
 #[derive(Clone, Debug)]
 pub struct DataSet {
@@ -29,6 +41,19 @@ pub struct DataSet {
     pub enums: Vec<(Arc<str>, Vec<Arc<str>>)>,
     /// The rows before any transaction.
     pub database: Database,
+}
+
+/// What a type of Postgres is in ZQL; nothing for types that clients cannot see.
+fn value_type(pg_type: &str, enums: &[(Arc<str>, Vec<Arc<str>>)]) -> Option<ValueType> {
+    let is_enum = |name: &str| enums.iter().any(|(other, _)| **other == *name);
+    if let Some(element) = pg_type.strip_suffix("[]") {
+        return value_type(element, enums).map(|_| ValueType::Json);
+    }
+    if is_enum(pg_type) {
+        return Some(ValueType::String);
+    }
+    let base = pg_type.split('(').next().unwrap_or_default();
+    PG_TYPES.iter().find(|(_, names)| names.contains(&base)).map(|(value_type, _)| *value_type)
 }
 
 /// A table of a data set.
@@ -99,6 +124,11 @@ impl DataSet {
         let json = Json::parse(text).map_err(|error| fail(error.to_string()))?;
         let zero = ZeroSchema::parse(&json).map_err(|error| fail(error.to_string()))?;
         let (tables, enums) = read_tables(&json).map_err(|error| fail(error.to_string()))?;
+        for column in tables.iter().flat_map(|table| &table.columns) {
+            if value_type(&column.pg_type, &enums) != Some(column.value_type) {
+                return Err(fail(format!("{} cannot be a {}", column.pg_type, column.value_type.name())));
+            }
+        }
         let schema = Arc::new(Schema::new(tables.iter().map(zql_table)));
         let mut database = Database::new(Arc::clone(&schema));
         for table in &tables {

@@ -21,7 +21,7 @@ mod tree;
 
 pub use backend::{Backend, BackendError, Held, Naive, Query, Reply};
 pub use change::change;
-pub use dataset::{DataColumn, DataSet, DataTable};
+pub use dataset::{DataColumn, DataSet, DataTable, PG_TYPES};
 pub use edit::{operations, print_operation};
 pub use file::{Case, CaseFile, Expected, Step};
 pub use matrix::Matrix;

@@ -192,6 +192,23 @@ fn documents_are_equal_whatever_the_order_of_their_keys() {
 }
 
 #[test]
+fn data_sets_that_make_no_sense_are_refused() {
+    for (from, to, expected) in [
+        (r#""pg": "jsonb""#, r#""pg": "bytea""#, "data set d: bytea cannot be a json"),
+        (r#""pg": "jsonb""#, r#""pg": "text""#, "data set d: text cannot be a json"),
+        (r#"["i2", "b""#, r#"["i1", "b""#, "two rows with the key"),
+        (r#"["i2", "b", 2, null]"#, r#"["i2", "b"]"#, "2 cells for 4 columns"),
+        (r#"["i2", "b""#, r#"["i2", null"#, "title cannot be null"),
+        (r#""pg": "int4", "optional""#, r#""optional""#, "Missing property pg"),
+    ] {
+        assert!(DATA.contains(from));
+        let error = DataSet::parse("d", &DATA.replacen(from, to, 1)).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(DataSet::parse("d", &DATA.replace(r#""pg": "jsonb""#, r#""pg": "int4[]""#)).is_ok());
+}
+
+#[test]
 fn gaps_are_counted() {
     let mut matrix = Matrix::default();
     let file = CaseFile::parse(FILE).unwrap();

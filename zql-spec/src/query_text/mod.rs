@@ -8,6 +8,7 @@
 //! It must not know where a text comes from. Parsing is linear in the text, bounded in depth and never panics.
 
 mod build;
+mod logic;
 mod print;
 mod syntax;
 #[cfg(test)]

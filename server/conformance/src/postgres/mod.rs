@@ -2,6 +2,7 @@
 //!
 //! What it says is not up to us, which is why every case must pass here.
 
+mod compare;
 mod compile;
 mod syntax;
 

@@ -4,18 +4,20 @@
 //! does not have. Made from the cases alone: neither their expectations nor any implementation matter, but for the
 //! effects of transactions, which are read from the expected changes.
 
+mod walk;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use self::walk::Walk;
 use super::dataset::DataSet;
 use super::edit::operations;
 use super::file::{Case, CaseFile};
 use super::runner::parse_query;
-use crate::ast::{Ast, Condition, CorrelatedSubquery, Direction, Literal, SimpleOperator, System, ValuePosition};
+use crate::ast::SimpleOperator;
 use crate::naive::Operation;
-use crate::schema::{Column, Table, ValueType};
-use crate::value::Value;
+use crate::schema::ValueType;
 
 /// Where in a query something stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -300,191 +302,4 @@ fn effects(change: &[String]) -> Vec<&'static str> {
         effects.push("nothing");
     }
     effects
-}
-
-/// Goes through a query and counts.
-struct Walk<'m> {
-    matrix: &'m mut Matrix,
-    data: &'m DataSet,
-    tables: Vec<(Arc<str>, Place)>,
-}
-
-impl Walk<'_> {
-    fn level(&mut self, ast: &Ast, place: Place) {
-        let Some(table) = self.data.schema.table(&ast.table).cloned() else { return };
-        self.tables.push((Arc::clone(&table.name), place));
-        let def = self.data.table(&ast.table);
-        let pg_type = |name: &str| {
-            def.and_then(|def| def.columns.iter().find(|column| &*column.name == name))
-                .map(|column| Arc::clone(&column.pg_type))
-        };
-        if !place.is_exists() {
-            for pg_type in table.columns.iter().filter_map(|column| pg_type(&column.name)) {
-                self.matrix.used(&pg_type, "returned");
-            }
-        }
-        let ordered = ast.order_by.iter().filter_map(|(name, _)| pg_type(name));
-        let cursor = ast.start.iter().flat_map(|start| &start.row).filter_map(|(name, _)| pg_type(name));
-        let uses: Vec<_> = ordered.map(|t| (t, "ordered by")).chain(cursor.map(|t| (t, "cursor"))).collect();
-        uses.iter().for_each(|(pg_type, usage)| self.matrix.used(pg_type, usage));
-        for name in level_constructs(ast, &table) {
-            count(&mut self.matrix.constructs, name, place);
-        }
-        if let Some(condition) = &ast.r#where {
-            self.condition(condition, &table, place, None);
-        }
-        for related in &ast.related {
-            self.joined(related, &table);
-            let child = match place {
-                _ if is_behind(related) => Place::BehindJunction,
-                Place::Root => Place::Related,
-                _ => Place::NestedRelated,
-            };
-            if related.hidden {
-                // The hop itself counts where its destination stands.
-                self.tables.push((Arc::clone(&related.subquery.table), Place::BehindJunction));
-                for behind in &related.subquery.related {
-                    self.level(&behind.subquery, Place::BehindJunction);
-                }
-            } else {
-                self.level(&related.subquery, child);
-            }
-        }
-    }
-
-    fn joined(&mut self, related: &CorrelatedSubquery, parent: &Table) {
-        let correlation = &related.correlation;
-        let parents = correlation.parent_field.iter().map(|name| (Arc::clone(&parent.name), name));
-        let children = correlation.child_field.iter().map(|name| (Arc::clone(&related.subquery.table), name));
-        for (table, name) in parents.chain(children) {
-            let columns = self.data.table(&table).into_iter().flat_map(|table| &table.columns);
-            if let Some(column) = columns.into_iter().find(|column| column.name == *name) {
-                let pg_type = Arc::clone(&column.pg_type);
-                self.matrix.used(&pg_type, "joined by");
-            }
-        }
-    }
-
-    fn condition(&mut self, condition: &Condition, table: &Table, place: Place, inside: Option<bool>) {
-        match condition {
-            Condition::And(conditions) | Condition::Or(conditions) => {
-                let is_and = matches!(condition, Condition::And(_));
-                let name = match (is_and, conditions.is_empty(), inside) {
-                    (true, true, _) => "always true",
-                    (false, true, _) => "always false",
-                    (true, _, Some(false)) => "and in or",
-                    (false, _, Some(true)) => "or in and",
-                    (true, ..) => "and",
-                    (false, ..) => "or",
-                };
-                count(&mut self.matrix.constructs, name, place);
-                let is_exists = |condition: &&Condition| matches!(condition, Condition::Exists { .. });
-                if conditions.iter().filter(is_exists).count() > 1 {
-                    count(&mut self.matrix.constructs, "two exists", place);
-                }
-                conditions.iter().for_each(|child| self.condition(child, table, place, Some(is_and)));
-            }
-            Condition::Simple { op, left, right } => match left {
-                ValuePosition::Column(name) => self.comparison(*op, table, name, right, place),
-                _ => count(&mut self.matrix.constructs, "literal = literal", place),
-            },
-            Condition::Exists { related, negated, flip, scalar } => {
-                self.joined(related, table);
-                let by_junction = junction(related);
-                let names = [
-                    Some(if *negated { "not exists" } else { "exists" }),
-                    (inside == Some(true)).then_some("exists in and"),
-                    (inside == Some(false)).then_some(if *negated { "not exists in or" } else { "exists in or" }),
-                    (*flip == Some(true)).then_some("exists, flip: true"),
-                    (*flip == Some(false)).then_some("exists, flip: false"),
-                    (*scalar == Some(true)).then_some("exists, scalar: true"),
-                    (related.correlation.parent_field.len() > 1).then_some("exists by several columns"),
-                    by_junction.then_some("exists by junction"),
-                    (related.system == System::Permissions).then_some("exists for permissions"),
-                ];
-                names.into_iter().flatten().for_each(|name| count(&mut self.matrix.constructs, name, place));
-                let child = match place {
-                    _ if by_junction => {
-                        self.tables.push((Arc::clone(&related.subquery.table), Place::ExistsBehindJunction));
-                        if let Some(Condition::Exists { related: behind, .. }) = &related.subquery.r#where {
-                            self.level(&behind.subquery, Place::ExistsBehindJunction);
-                        }
-                        return;
-                    }
-                    place if place.is_exists() => Place::NestedExists,
-                    _ if *negated => Place::NotExists,
-                    _ => Place::Exists,
-                };
-                self.level(&related.subquery, child);
-            }
-        }
-    }
-
-    fn comparison(&mut self, op: SimpleOperator, table: &Table, name: &str, right: &ValuePosition, place: Place) {
-        let columns = self.data.table(&table.name).into_iter().flat_map(|table| &table.columns);
-        if let Some(pg_type) = columns.into_iter().find(|column| &*column.name == name).map(|c| Arc::clone(&c.pg_type))
-        {
-            self.matrix.used(&pg_type, "compared");
-        }
-        let Some(column) = table.columns.iter().find(|column| &*column.name == name) else { return };
-        let Column { value_type, nullable, .. } = column;
-        let operand = match right {
-            ValuePosition::Literal(Literal::Value(Value::Null)) => " null",
-            ValuePosition::Literal(Literal::List(list)) if list.is_empty() => " []",
-            _ if *nullable => ", nullable",
-            _ => ", not null",
-        };
-        count(&mut self.matrix.comparisons, &format!("{} {}{operand}", value_type.name(), op.name()), place);
-    }
-}
-
-fn is_behind(related: &CorrelatedSubquery) -> bool {
-    related.hidden
-}
-
-/// Whether an EXISTS goes by a junction table: its subquery's filter is an EXISTS over the table behind it.
-fn junction(related: &CorrelatedSubquery) -> bool {
-    let behind = match &related.subquery.r#where {
-        Some(Condition::Exists { related, .. }) => related.subquery.alias.as_deref(),
-        _ => None,
-    };
-    behind.is_some_and(|alias| alias.starts_with("zsubq_zhidden_"))
-}
-
-/// The constructs of one level but for its conditions.
-fn level_constructs(ast: &Ast, table: &Table) -> Vec<&'static str> {
-    let column = |name: &str| table.columns.iter().position(|column| &*column.name == name);
-    let ordered = |wanted: Direction| ast.order_by.iter().any(|(_, direction)| *direction == wanted);
-    let nullable = |(name, _): &(Arc<str>, Direction)| column(name).is_some_and(|at| table.columns[at].nullable);
-    let in_key = |(name, _): &(Arc<str>, Direction)| column(name).is_some_and(|at| table.primary_key.contains(&at));
-    let start = ast.start.as_ref();
-    let many = |related: &&CorrelatedSubquery| !related.hidden && !to_one(related);
-    let rows = [
-        (ast.r#where.is_none(), "no filter"),
-        (ast.related.iter().any(|related| many(&related)), "related, many"),
-        (ast.related.iter().any(|related| !related.hidden && to_one(related)), "related, one"),
-        (ast.related.iter().any(|related| related.correlation.parent_field.len() > 1), "related by several columns"),
-        (ast.related.iter().any(|related| related.hidden), "related by junction"),
-        (ast.related.len() > 1, "two related"),
-        (ast.order_by.is_empty(), "no order"),
-        (ordered(Direction::Asc), "order asc"),
-        (ordered(Direction::Desc), "order desc"),
-        (ast.order_by.len() > 1, "order by several"),
-        (ast.order_by.iter().any(nullable), "order by a nullable column"),
-        (ast.order_by.iter().any(in_key), "order by the key"),
-        (ast.limit.is_some_and(|limit| limit > 1.0), "limit"),
-        (ast.limit == Some(0.0), "limit 0"),
-        (ast.limit == Some(1.0), "limit 1 or one()"),
-        (start.is_some_and(|start| start.exclusive), "start, exclusive"),
-        (start.is_some_and(|start| !start.exclusive), "start, inclusive"),
-        (start.is_some_and(|start| start.row.iter().any(|(_, value)| value.is_null())), "start, at null"),
-        (start.is_some() && ast.limit.is_some(), "start and limit"),
-        (!ast.order_by.is_empty() && ast.limit.is_some(), "order and limit"),
-    ];
-    rows.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name).collect()
-}
-
-/// Whether a relationship leads to one row by its nature: it joins the child's `id`, as keys are called here.
-fn to_one(related: &CorrelatedSubquery) -> bool {
-    matches!(related.correlation.child_field.as_slice(), [field] if &**field == "id")
 }
