@@ -179,7 +179,8 @@ impl Backend for Wire {
             match self.open(data, query) {
                 // Only when the tables are new to the server, which learns of them by its stream.
                 Err(_) if self.late && begun.elapsed() < STEP_LIMIT => {
-                    self.runtime.block_on(tokio::time::sleep(AGAIN));
+                    // The timer is made inside the runtime, which it belongs to.
+                    self.runtime.block_on(async { tokio::time::sleep(AGAIN).await });
                 }
                 opened => break opened?,
             }
