@@ -7,7 +7,7 @@ NODE_DIR := testdata/node
 
 BENCH ?=
 
-.PHONY: help demo test unit bench bench-wire conformance conformance-zero-cache check fmt postgres node build clean
+.PHONY: help demo test unit bench bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
 
 help:
 	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
@@ -24,7 +24,7 @@ demo: postgres build
 build:
 	$(CARGO) build --release --workspace --bin zql
 
-test: postgres node
+test: postgres node browser
 	$(CARGO) test --release --workspace --no-fail-fast
 
 bench:
@@ -52,6 +52,10 @@ fmt:
 # The Postgres server. Only Debian's package is known here; elsewhere install Postgres 15 or later by hand.
 postgres:
 	@.ci/need initdb postgresql
+
+# One test runs the real client in a real browser.
+browser:
+	@.ci/need chromium chromium
 
 # The JavaScript packages exactly as the lock files say. No install script runs: Node 22 itself comes as a package with the
 # binary inside, and with it the npm that installs the others, because an older Node's npm leaves out what that Node cannot

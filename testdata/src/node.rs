@@ -123,6 +123,30 @@ pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Resu
     Ok(())
 }
 
+/// Two tabs of a real Chromium against a server on the small issue tracker: see browser.js.
+///
+/// # Errors
+/// When Chromium is missing, or with what was expected and seen.
+pub fn browser(server: &SyncServer, database: &str) -> Result<()> {
+    let chromium = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(|name| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+    });
+    let chromium = chromium.context("no Chromium in PATH: run `make browser`")?;
+    let output = script("browser.js")?
+        .env("SERVER_URL", server.url())
+        .env("DATABASE_URL", database)
+        .env("CHROMIUM", chromium)
+        .stdin(Stdio::null())
+        .output()
+        .context("start browser.js")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("browser.js ended with {}:\n{said}\n\nlog of the server:\n{}", output.status, server.log_tail());
+    }
+    Ok(())
+}
+
 fn script(name: &str) -> Result<Command> {
     let (binary, folder) = (binary()?, folder()?);
     let mut command = Command::new(binary);
