@@ -12,7 +12,7 @@ impl Group {
     pub(super) fn inspect(&mut self, id: u64, request: Inspect) -> Result<(), Fault> {
         let Some(client) = self.client(id) else { return Ok(()) };
         let (outbox, version) = (client.connection.outbox.clone(), client.connection.version);
-        let caller = client.caller.clone();
+        let (caller, claims) = (client.caller.clone(), client.claims.clone());
         let Inspect { id: request_id, op } = request;
         let reply = |op: &str, value: &str| outbox.send(vec![answer(op, &request_id, value).into()]);
         let access = &self.services.access;
@@ -49,7 +49,7 @@ impl Group {
                 let services = Arc::clone(&self.services);
                 // The group goes on meanwhile; who is gone by then is not told.
                 tokio::spawn(async move {
-                    let answered = inspect::analyze::analyze(&services, caller, *request).await;
+                    let answered = inspect::analyze::analyze(&services, &caller, claims.as_deref(), *request).await;
                     let message = match &answered {
                         Ok(value) => answer("analyze-query", &request_id, value),
                         Err(error) => answer("error", &request_id, &serde_json::Value::from(&**error).to_string()),

@@ -13,8 +13,7 @@ use zql_spec::static_params::StaticParams;
 
 use crate::api::{Caller, NamedQuery, QueryResult};
 use crate::hub::Services;
-use crate::permissions::Permissions;
-use crate::replica;
+use crate::permissions::{Permissions, live};
 
 /// Analyses at a time: each runs a whole query, perhaps a bad one.
 const AT_ONCE: usize = 1;
@@ -60,17 +59,22 @@ impl std::fmt::Debug for Analyzer {
 }
 
 /// Answers a request; the error is for people.
-pub(crate) async fn analyze(services: &Arc<Services>, caller: Caller, request: AnalyzeQuery) -> Result<String, String> {
+pub(crate) async fn analyze(
+    services: &Services,
+    caller: &Caller,
+    claims: Option<&Json>,
+    request: AnalyzeQuery,
+) -> Result<String, String> {
     let Some(analyzer) = services.access.analyzer() else {
         return Err("this server has no planner to ask".to_owned());
     };
     let AnalyzeQuery { ast, named, options } = request;
     let analysis = match (named, ast) {
         (Some((name, args)), _) => {
-            let ast = transform(services, &caller, &name, args.get()).await?;
+            let ast = transform(services, caller, &name, args.get()).await?;
             Analysis { ast, permitted: false, warnings: Vec::new(), options }
         }
-        (None, Some(ast)) => permitted(services, parse(ast.get())?, options).await?,
+        (None, Some(ast)) => permitted(services, parse(ast.get())?, claims, options).await?,
         (None, None) => {
             return Err(
                 "AST is required for analyze-query operation. Either provide an AST directly or ensure custom \
@@ -107,18 +111,25 @@ async fn transform(services: &Services, caller: &Caller, name: &str, args: &str)
 }
 
 /// A client's own AST: narrowed to what may be read, if permissions are deployed.
-async fn permitted(services: &Arc<Services>, mut ast: Ast, options: AnalyzeOptions) -> Result<Analysis, String> {
-    let (replica, app) = (Arc::clone(&services.replica), services.config.app_id.clone());
-    let text = tokio::task::spawn_blocking(move || replica::permissions(&replica, &app)).await;
-    let text = text.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+async fn permitted(
+    services: &Services,
+    mut ast: Ast,
+    claims: Option<&Json>,
+    options: AnalyzeOptions,
+) -> Result<Analysis, String> {
+    let permissions = live::current(&services.permissions).await.map_err(|error| error.to_string())?;
+    let permitted = *permissions != Permissions::default();
     let mut warnings = Vec::new();
-    if let Some(text) = &text {
-        Permissions::parse(text)?.apply(&mut ast);
-        warnings.push(
-            "No auth data provided. Permission rules will compare to `NULL` wherever an auth data field is referenced."
-                .to_owned(),
-        );
-        StaticParams { auth_data: None, pre_mutation_row: None }.bind(&mut ast);
+    if permitted {
+        permissions.apply(&mut ast);
+        StaticParams { auth_data: claims, pre_mutation_row: None }.bind(&mut ast);
+        if claims.is_none() {
+            warnings.push(
+                "No auth data provided. Permission rules will compare to `NULL` wherever an auth data field is \
+                 referenced."
+                    .to_owned(),
+            );
+        }
     }
-    Ok(Analysis { ast, permitted: text.is_some(), warnings, options })
+    Ok(Analysis { ast, permitted, warnings, options })
 }
