@@ -343,17 +343,19 @@ fn large(report: &mut Report) -> Result<()> {
             let mut read = ReplicaRead::new(snapshot.reader()?);
             let start = Instant::now();
             let advanced = catalogue.commit(&commit, &mut read);
-            how = match advanced.into_iter().next() {
+            let mut told = None;
+            how = match advanced.first() {
                 None => "not affected",
                 Some((_, Ok(_))) => "advanced",
                 Some((_, Err(AdvanceError::HydrateInstead))) => {
                     let (next, rows) = answer(&planner, &query, &snapshot)?;
-                    catalogue.replace(id, next, rows, None)?;
+                    told = Some(catalogue.replace(id, next, rows, None)?);
                     "hydrated"
                 }
-                Some((_, Err(error))) => bail!(error),
+                Some((_, Err(error))) => bail!("{error}"),
             };
             taken.push(start.elapsed());
+            drop((advanced, told));
         }
         let (anew, taken) = (median(&mut anew), median(&mut taken));
         let ratio = taken / anew;
