@@ -111,6 +111,15 @@ impl<'a> Model<'a> {
         Model::new(self.query, stats, self.stream_rows)
     }
 
+    /// The same estimates if it was known how many values these columns have.
+    pub(crate) fn with_distinct(&self, known: &[(NodeId, usize, f64)]) -> Model<'a> {
+        let mut stats = self.stats.clone();
+        for &(node, column, distinct) in known {
+            Arc::make_mut(&mut stats[node]).distinct.push((column, distinct));
+        }
+        Model::new(self.query, stats, self.stream_rows)
+    }
+
     /// Whether an index leads with these columns in this order.
     pub(crate) fn leads(&self, node: NodeId, columns: &[usize]) -> bool {
         self.stats[node].indexes.iter().any(|index| index.columns.starts_with(columns))
@@ -153,7 +162,8 @@ impl<'a> Model<'a> {
         if let Some(fanout) = self.stats[node].fanout(columns) {
             return fanout.min(rows);
         }
-        FANOUT.min(rows)
+        let distinct = columns.iter().map(|&column| self.stats[node].distinct(column)).product::<Option<f64>>();
+        distinct.map_or(FANOUT, |distinct| (rows / distinct).max(1.0)).min(rows)
     }
 
     /// How many distinct keys so many rows of a node are expected to have in these columns. At least one, and whole.
@@ -198,8 +208,9 @@ impl<'a> Model<'a> {
         if table.unique_keys.iter().any(|key| key[..] == [column]) {
             return 1.0 / rows;
         }
-        match self.stats[node].fanout(&[column]) {
-            Some(fanout) => (fanout / rows).min(1.0),
+        let by_index = self.stats[node].fanout(&[column]).map(|fanout| (fanout / rows).min(1.0));
+        match by_index.or_else(|| self.stats[node].distinct(column).map(f64::recip)) {
+            Some(share) => share,
             None if table.columns[column].value_type == ValueType::Boolean => 0.5,
             None => EQUAL,
         }

@@ -201,7 +201,9 @@ impl Statistics {
 
     /// What the planner goes by for a table.
     pub(crate) fn of_table(&self, table: &Table) -> TableStats {
-        let Some(known) = self.table(&table.name) else { return TableStats { rows: 0.0, indexes: Vec::new() } };
+        let Some(known) = self.table(&table.name) else {
+            return TableStats { rows: 0.0, indexes: Vec::new(), distinct: Vec::new() };
+        };
         let usable = known.indexes.iter().filter(|index| !index.rows_per_key.is_empty());
         let indexes = usable.map(|index| Index {
             name: Arc::from(&*index.name),
@@ -209,7 +211,7 @@ impl Statistics {
             fanout: index.rows_per_key.clone(),
         });
         let complete = |index: &Index| !index.columns.is_empty() && index.columns.len() == index.fanout.len();
-        TableStats { rows: known.rows, indexes: indexes.filter(complete).collect() }
+        TableStats { rows: known.rows, indexes: indexes.filter(complete).collect(), distinct: Vec::new() }
     }
 
     /// A replica with the same tables and indexes and no rows, in which SQLite plans as in the one that the

@@ -41,6 +41,9 @@ pub(crate) struct TableStats {
     pub(crate) rows: f64,
     /// Indexes that a look-up by equality can use.
     pub(crate) indexes: Vec<Index>,
+    /// Columns whose number of values is known although no index tells. Hydrations do without: counting them would
+    /// take longer than most queries; advice does not.
+    pub(crate) distinct: Vec<(usize, f64)>,
 }
 
 /// One index.
@@ -55,6 +58,11 @@ pub(crate) struct Index {
 }
 
 impl TableStats {
+    /// How many values a column has, if that was counted.
+    pub(crate) fn distinct(&self, column: usize) -> Option<f64> {
+        self.distinct.iter().find(|(of, _)| *of == column).map(|(_, distinct)| distinct.max(1.0))
+    }
+
     /// Whether plans made with the one are good with the other.
     fn resembles(&self, other: &TableStats) -> bool {
         let near = |one: f64, other: f64| one <= other * RESEMBLING + 10.0 && other <= one * RESEMBLING + 10.0;
@@ -146,7 +154,7 @@ pub(crate) fn read(connection: &Connection, table: &Table) -> rusqlite::Result<T
             .collect();
         indexes.push(Index { name: Arc::from(name), columns, fanout });
     }
-    Ok(TableStats { rows, indexes })
+    Ok(TableStats { rows, indexes, distinct: Vec::new() })
 }
 
 /// The numbers of `sqlite_stat1` by index: row count, then rows per distinct prefix.

@@ -1,11 +1,13 @@
 //! What would make a query cheaper: indexes that are missing, and what no index helps.
 //!
 //! Indexes are not guessed at: each that could serve a correlation, a filter or an order of the query is added to a
-//! copy of the statistics, and the query is planned and its maintenance priced again. The best one is kept and the
+//! copy of the statistics, and the query is planned and its maintenance priced again. Prices are by how many values
+//! the query's columns have, which planning a hydration does without where no index tells it. The best one is kept and the
 //! others are tried beside it, until none gains much. So the cost is some dozens of plans.
 
 use std::sync::Arc;
 
+use engine::query::{Filter, NodeId};
 use zql_spec::ast::Direction;
 use zql_spec::schema::Table;
 
@@ -42,6 +44,7 @@ struct Price {
 pub(super) fn advice(case: &Case<'_>, report: &Report) -> Result<Vec<Advice>> {
     let sizes = Sizes::new(case);
     let mut candidates = candidates(case.model);
+    let model = &informed(case)?;
     for candidate in &mut candidates {
         let table = &case.model.node(candidate.node).table;
         let rows = case.model.table_rows(candidate.node);
@@ -51,13 +54,13 @@ pub(super) fn advice(case: &Case<'_>, report: &Report) -> Result<Vec<Advice>> {
         }
     }
     let mut taken: Vec<Candidate> = Vec::new();
-    let begin = price(case, case.model, &sizes);
+    let begin = price(case, model, &sizes);
     let mut before = begin;
     while taken.len() < INDEXES_MAX {
         let mut best: Option<(f64, Candidate, Price)> = None;
         for candidate in &candidates {
             let tried: Vec<&Candidate> = taken.iter().chain([candidate]).collect();
-            let after = price(case, &with(case.model, &tried), &sizes);
+            let after = price(case, &with(model, &tried), &sizes);
             let gain =
                 |before: f64, after: f64| if before - after < SAVED_MIN { 0.0 } else { before / after.max(1e-9) };
             let gain = gain(before.query, after.query).max(gain(before.changes, after.changes));
@@ -82,12 +85,40 @@ pub(super) fn advice(case: &Case<'_>, report: &Report) -> Result<Vec<Advice>> {
     let mut before = begin;
     for count in 1..=taken.len() {
         let tried: Vec<&Candidate> = taken[..count].iter().collect();
-        let after = price(case, &with(case.model, &tried), &sizes);
+        let after = price(case, &with(model, &tried), &sizes);
         advice.push(index_advice(case.model, &taken[count - 1], before, after));
         before = after;
     }
     notes(case, report, &taken, &mut advice);
     Ok(advice)
+}
+
+/// The estimates with what is known of the columns that the query compares and joins by.
+fn informed<'q>(case: &Case<'q>) -> Result<Model<'q>> {
+    let mut columns: Vec<(NodeId, usize)> = Vec::new();
+    for (id, node) in case.model.query.nodes.iter().enumerate() {
+        compared(&node.filter, &mut |column| columns.push((id, column)));
+        if let Some(edge) = &node.edge {
+            columns.extend(edge.child_columns.iter().map(|&column| (id, column)));
+            columns.extend(edge.parent_columns.iter().map(|&column| (edge.parent, column)));
+        }
+    }
+    columns.sort_unstable();
+    columns.dedup();
+    let mut known = Vec::with_capacity(columns.len());
+    for (node, column) in columns {
+        let rows = case.model.table_rows(node);
+        known.push((node, column, rows / case.subject.rows_per_key(&case.model.node(node).table, &[column], rows)?));
+    }
+    Ok(case.model.with_distinct(&known))
+}
+
+fn compared(filter: &Filter, found: &mut dyn FnMut(usize)) {
+    match filter {
+        Filter::And(filters) | Filter::Or(filters) => filters.iter().for_each(|filter| compared(filter, found)),
+        Filter::Compare(comparison) => found(comparison.column),
+        Filter::Const(_) | Filter::Exists { .. } => {}
+    }
 }
 
 fn index_advice(model: &Model<'_>, candidate: &Candidate, before: Price, after: Price) -> Advice {

@@ -152,9 +152,12 @@ fn a_report_for_people() {
 
         ADVICE ───────────────────────────────────────────────────────── gains are tried on a copy of the statistics
         → CREATE INDEX ON comment (issue_id);
-          12× cheaper to answer (689 µs → 60 µs)
+          1.8× cheaper to answer (633 µs → 343 µs)
           16× cheaper to keep current (510 µs → 33 µs)
           nothing indexes comment(issue_id), by which comments belong to issue; a look-up scans 4,000 rows
+        → CREATE INDEX ON comment (body);
+          3.0× cheaper to answer (343 µs → 114 µs)
+          nothing indexes comment(body), which the query fixes; 4,000 rows are scanned
 
     "#]]
     .assert_eq(&text);
