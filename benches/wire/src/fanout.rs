@@ -120,7 +120,7 @@ pub(crate) async fn fan_out(
 }
 
 /// Reads until a text has come and the poke that brought it has ended.
-async fn wait_for(client: &mut Held, wanted: &str) -> Result<()> {
+pub(crate) async fn wait_for(client: &mut Held, wanted: &str) -> Result<()> {
     let mut found = false;
     loop {
         let text = tokio::time::timeout(SETTLE, client.connection.next_text()).await??;

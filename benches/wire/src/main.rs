@@ -1,11 +1,12 @@
 //! Measures the published zero-cache and this server side by side: one run, one Postgres, the same data and client.
 //!
-//! Five queries from connect to the poke that completes, the servers taking turns; then many client groups on one list
-//! while a writer commits, one server at a time. Prints a row a query with the ratio and writes the run to
+//! Queries from connect to the poke that completes, the servers taking turns; then many client groups at once, and many
+//! on one list while a writer commits, one server at a time. Prints a row a query with the ratio and writes the run to
 //! `benches/results`. It must not know the inside of either server.
 
 mod api;
 mod cases;
+mod connect;
 mod fanout;
 mod hydrate;
 mod report;
@@ -48,6 +49,9 @@ struct Arguments {
     /// For how many seconds.
     #[arg(long, default_value_t = 20)]
     seconds: u32,
+    /// Client groups that connect at once; 0 leaves this part out.
+    #[arg(long, default_value_t = 300)]
+    connects: u32,
     /// Where to write the run; a name with the date in benches/results when absent.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -57,7 +61,9 @@ struct Arguments {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     eprintln!("starting Postgres and loading {:?}", Sizes::BENCH);
-    let postgres = Postgres::start(Options::default())?;
+    let (name, value) = connect::COUNTING;
+    let settings = vec![(name.to_owned(), value.to_owned())];
+    let postgres = Postgres::start(Options { settings, ..Options::default() })?;
     let database = postgres.database()?;
     Sizes::BENCH.load(&postgres, &database)?;
     postgres.psql(&database, MORE_TABLES)?;
@@ -71,6 +77,16 @@ async fn main() -> Result<()> {
         .filter(|case| arguments.cases.is_empty() || arguments.cases.iter().any(|name| name == case.name))
         .collect();
     hydrations(&arguments, &setup, &cases, &mut report).await.context("measuring hydration")?;
+    if arguments.connects > 0 {
+        for kind in &arguments.servers {
+            let server = setup.start(*kind)?;
+            eprintln!("{}: {} groups at once", kind.name(), arguments.connects);
+            let outcome = connect::connect(&server, &postgres, &database, arguments.connects)
+                .await
+                .with_context(|| format!("connects to {}: {}", kind.name(), server.log_tail()))?;
+            report.connect.insert(*kind, outcome);
+        }
+    }
     if arguments.groups > 0 {
         let load = Load { groups: arguments.groups, commits_per_second: arguments.rate, seconds: arguments.seconds };
         let postmaster = postgres.pid()?;

@@ -48,6 +48,7 @@ pub(crate) struct Report {
     pub hydration: Vec<(&'static Case, BTreeMap<Kind, Samples>)>,
     pub load: Option<Load>,
     pub fan_out: BTreeMap<Kind, Outcome>,
+    pub connect: BTreeMap<Kind, crate::connect::Outcome>,
 }
 
 impl Report {
@@ -73,6 +74,7 @@ impl Report {
             "hydration": cases,
             "load": self.load,
             "fan_out": self.fan_out,
+            "connect": self.connect,
         });
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -86,6 +88,18 @@ impl Report {
         for (case, samples) in &self.hydration {
             let of = |kind| samples.get(&kind).map(Samples::median);
             rows.push((format!("{}, ms", case.title), [of(Kind::ZeroCache), of(Kind::Zql)], case.target));
+        }
+        if let Some(connect) = self.connect.values().next() {
+            type What = fn(&crate::connect::Outcome) -> f64;
+            let of = |what: What| [Kind::ZeroCache, Kind::Zql].map(|kind| self.connect.get(&kind).map(what));
+            let name = format!("{} groups at once:", connect.groups);
+            rows.push((format!("{name} until all have their rows, s"), of(|o| o.seconds), None));
+            rows.push((format!("{name} memory a group, kB"), of(|o| o.kilobytes_a_group), None));
+            rows.push((
+                format!("{name} statements on records per 1 000 pokes"),
+                of(|o| o.statements_a_poke * 1e3),
+                None,
+            ));
         }
         if let Some(load) = &self.load {
             let of =
