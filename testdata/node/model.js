@@ -1,7 +1,7 @@
 // The issue tracker of tracker.sql as a Zero schema, and its named queries. Takes the library as an argument, so that one
 // definition serves every client version and the API server.
 
-export function define(zero) {
+export function define(zero, options = {}) {
   const {boolean, createBuilder, createSchema, defineQueries, defineQuery, number, relationships, string, table} = zero;
 
   const user = table('user').columns({id: string(), name: string(), email: string().optional()}).primaryKey('id');
@@ -35,6 +35,7 @@ export function define(zero) {
     .primaryKey('issueID', 'labelID');
 
   const schema = createSchema({
+    ...options,
     tables: [user, issue, comment, label, issueLabel],
     relationships: [
       relationships(issue, ({one, many}) => ({

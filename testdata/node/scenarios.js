@@ -264,6 +264,10 @@ const scenarios = {
     const page = new Follower(zero, queries.issues.page(args));
     await shows(page, await expectedPage('i13'), 'before');
     const {inspector} = zero;
+    if (inspector.authenticate === undefined) {
+      // Release 1.0 asks a person for the password.
+      return zero.close();
+    }
     assert.equal(await inspector.authenticate('wrong'), false);
     assert.equal(await inspector.authenticate('test'), true);
     assert.match(await inspector.serverVersion(), /^\d+\.\d+\.\d+$/);

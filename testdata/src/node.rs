@@ -55,13 +55,27 @@ impl Api {
     /// # Errors
     /// When Node or the packages are missing.
     pub fn start() -> Result<Api> {
-        let mut child =
-            script("api.js")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("start api.js")?;
+        Api::start_script("api.js", &[])
+    }
+
+    /// Starts the one with custom mutators and users, on a database; JSON web tokens are of this secret. Named queries
+    /// are asked for at `/query` of its URL, mutations are sent to `/mutate`.
+    ///
+    /// # Errors
+    /// As [`Api::start`].
+    pub fn start_with_mutators(database: &str, secret: &str) -> Result<Api> {
+        Api::start_script("mutation-api.js", &[("DATABASE_URL", database), ("SECRET", secret)])
+    }
+
+    fn start_script(name: &str, environment: &[(&str, &str)]) -> Result<Api> {
+        let mut command = script(name)?;
+        command.envs(environment.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start {name}"))?;
         let mut output = lines(&mut child)?;
         let mut line = String::new();
         output.read_line(&mut line)?;
-        let ready: Value = serde_json::from_str(&line).with_context(|| format!("api.js says {line:?}"))?;
-        let url = ready["url"].as_str().context("the URL of api.js")?.to_owned();
+        let ready: Value = serde_json::from_str(&line).with_context(|| format!("{name} says {line:?}"))?;
+        let url = ready["url"].as_str().with_context(|| format!("the URL of {name}"))?.to_owned();
         Ok(Api { url, child })
     }
 }
@@ -80,15 +94,50 @@ impl Drop for Api {
 /// # Errors
 /// Naming every scenario that failed, with what it expected.
 pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Result<()> {
-    let mut child = script("scenarios.js")?
-        .arg(package)
-        .env("SERVER_URL", server.url())
-        .env("DATABASE_URL", database)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("start scenarios.js")?;
-    let mut answers = child.stdin.take().ok_or_else(|| anyhow!("no pipe to scenarios.js"))?;
+    let environment = [("SERVER_URL", server.url()), ("DATABASE_URL", database.to_owned())];
+    let ran = run("scenarios.js", package, &environment, |what| match what {
+        "kill server" => server.kill(),
+        "start server" => server.restart().map(drop),
+        _ => bail!("scenarios.js asks for {what:?}"),
+    });
+    ran.with_context(|| format!("log of the server:\n{}", server.log_tail()))
+}
+
+/// Runs the scenarios of mutations and tokens with a client package against two servers on the small issue tracker: one
+/// that passes tokens on, and one of the app `jwt` that verifies them by the secret. Prints a line per scenario.
+///
+/// # Errors
+/// Naming every scenario that failed, with what it expected.
+pub fn mutations(
+    package: &str,
+    [server, jwt]: [&SyncServer; 2],
+    api: &Api,
+    database: &str,
+    secret: &str,
+) -> Result<()> {
+    let environment = [
+        ("SERVER_URL", server.url()),
+        ("JWT_SERVER_URL", jwt.url()),
+        ("API_URL", api.url.clone()),
+        ("DATABASE_URL", database.to_owned()),
+        ("SECRET", secret.to_owned()),
+    ];
+    let ran = run("mutations.js", package, &environment, |what| bail!("mutations.js asks for {what:?}"));
+    ran.with_context(|| format!("logs of the servers:\n{}\n\n{}", server.log_tail(), jwt.log_tail()))
+}
+
+/// Runs a script of scenarios, and does what it asks for.
+fn run(
+    name: &str,
+    package: &str,
+    environment: &[(&str, String)],
+    mut asked: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let mut command = script(name)?;
+    command.arg(package).envs(environment.iter().map(|(name, value)| (name, value)));
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(|| format!("start {name}"))?;
+    let mut answers = child.stdin.take().ok_or_else(|| anyhow!("no pipe to {name}"))?;
     let mut failures = Vec::new();
     let mut passed = 0;
     for line in lines(&mut child)?.lines() {
@@ -99,11 +148,7 @@ pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Resu
         };
         match (event["ask"].as_str(), event["error"].as_str()) {
             (Some(what), _) => {
-                match what {
-                    "kill server" => server.kill()?,
-                    "start server" => drop(server.restart()?),
-                    _ => bail!("scenarios.js asks for {what:?}"),
-                }
+                asked(what)?;
                 writeln!(answers, "{what}")?;
             }
             (None, Some(error)) => failures.push(format!("{}: {error}", event["scenario"])),
@@ -115,10 +160,10 @@ pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Resu
     }
     let status = child.wait()?;
     if !failures.is_empty() {
-        bail!("{}\n\nlog of the server:\n{}", failures.join("\n\n"), server.log_tail());
+        bail!("{}", failures.join("\n\n"));
     }
     if !status.success() || passed == 0 {
-        bail!("scenarios.js ended with {status} after {passed} scenarios");
+        bail!("{name} ended with {status} after {passed} scenarios");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cvr_store::purge::PurgeOptions;
 use zql_spec::protocol::connect::number;
 
+use crate::api::Pattern;
 use crate::auth::jwk::Key;
 use crate::deflate::Compression;
 use crate::options::{Kind, NODE_ENV, OPTIONS, Settings, Status};
@@ -180,6 +181,16 @@ impl Config {
             Some(_) => api(settings, "ZERO_QUERY"),
             None => api(settings, "ZERO_GET_QUERIES"),
         };
+        let mutate = mutate(settings);
+        for (urls, name) in [(&query.urls, "ZERO_QUERY_URL"), (&mutate.urls, "ZERO_MUTATE_URL")] {
+            for url in urls {
+                if let Err(problem) = Pattern::new(url) {
+                    return Err(error(format!(
+                        "TypeError: Invalid input for {name}: {url:?} is no URL pattern: {problem}"
+                    )));
+                }
+            }
+        }
         let without_effect = OPTIONS
             .iter()
             .filter(|option| option.status == Status::NotYet)
@@ -197,7 +208,7 @@ impl Config {
             shard_num: whole(settings, "ZERO_SHARD_NUM", 0, 0..=i64::from(u32::MAX))?,
             app_publications: list("ZERO_APP_PUBLICATIONS"),
             query,
-            mutate: mutate(settings),
+            mutate,
             upstream_max_conns: whole(settings, "ZERO_UPSTREAM_MAX_CONNS", 20, 1..=10_000)?,
             crud_mutations: boolean(settings, "ZERO_ENABLE_CRUD_MUTATIONS").unwrap_or(true),
             mutation_limit: mutation_limit(settings)?,
@@ -459,6 +470,11 @@ mod tests {
                 "ZERO_WEBSOCKET_COMPRESSION_OPTIONS",
                 "{",
                 "Error: Failed to parse ZERO_WEBSOCKET_COMPRESSION_OPTIONS: EOF while parsing an object at line 1 column 1",
+            ),
+            (
+                "ZERO_QUERY_URL",
+                "localhost/query",
+                "TypeError: Invalid input for ZERO_QUERY_URL: \"localhost/query\" is no URL pattern: it is not a whole URL",
             ),
             ("ZERO_SHARD_ID", "x", "Error: ZERO_SHARD_ID is no longer an option. Please use ZERO_APP_ID instead."),
         ] {

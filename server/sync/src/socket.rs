@@ -260,6 +260,12 @@ where
                 }
                 if let Some(source) = &mut self.source {
                     self.hub.pushes.init(source, &init);
+                    let deleted = init.deleted.as_ref().and_then(|deleted| deleted.client_ids.as_deref());
+                    let deleted = deleted.unwrap_or_default();
+                    // Who deletes itself is refused by the group.
+                    if deleted.iter().all(|client| **client != *connection.client_id) {
+                        self.hub.pushes.deleted(source, deleted);
+                    }
                 }
                 self.group = Some(self.hub.join(connection, init).await);
             }

@@ -1,8 +1,13 @@
 //! The unmodified client of the npm packages against this server.
 
-use testdata::node::{Api, browser, scenarios};
+use std::path::PathBuf;
 
-use crate::Tracker;
+use testdata::node::{Api, browser, mutations, scenarios};
+use testdata::postgres;
+use testdata::sync_server::{Program, SyncServer};
+use testdata::tracker::Sizes;
+
+use crate::{Tracker, binary};
 
 fn passes(package: &str) {
     let api = Api::start().expect("the API server");
@@ -29,4 +34,45 @@ fn two_tabs_of_a_browser() {
     if let Err(error) = browser(&tracker.server, &tracker.database) {
         panic!("{error:#}");
     }
+}
+
+/// Custom and CRUD mutations, and tokens, with the application's API server made of the library's own parts.
+fn writes(package: &str) {
+    const SECRET: &str = "a secret of these tests";
+    let postgres = postgres::shared();
+    let database = postgres.database().expect("a database");
+    Sizes::SMALL.load(postgres, &database).expect("the tracker's rows");
+    let api = Api::start_with_mutators(&database, SECRET).expect("the API server");
+    let (query, mutate) = (format!("{}/query", api.url), format!("{}/mutate", api.url));
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = |name: &str, settings: &[(&'static str, &str)]| {
+        let program = Program::Zql(PathBuf::from(binary()));
+        let server = SyncServer::start_with(program, &database, &query, &folder.path().join(name), settings);
+        server.expect("a server")
+    };
+    let server = start("passing-on", &[("ZERO_MUTATE_URL", &mutate)]);
+    let jwt = start("verifying", &[("ZERO_AUTH_SECRET", SECRET), ("ZERO_APP_ID", "jwt")]);
+    if let Err(error) = mutations(package, [&server, &jwt], &api, &database, SECRET) {
+        panic!("{error:#}");
+    }
+}
+
+#[test]
+fn client_1_9_writes() {
+    writes("@rocicorp/zero");
+}
+
+#[test]
+fn client_1_4_writes() {
+    writes("zero-1.4");
+}
+
+#[test]
+fn client_1_0_writes() {
+    writes("zero-1.0");
+}
+
+#[test]
+fn client_1_0_passes_the_scenarios() {
+    passes("zero-1.0");
 }

@@ -120,7 +120,8 @@ impl Endpoint {
         }
         Some(Endpoint {
             client: reqwest::Client::builder().timeout(ATTEMPT_WAIT).build().unwrap_or_default(),
-            patterns: api.urls.iter().map(|url| Pattern::new(url)).collect(),
+            // The configuration has only those that compile.
+            patterns: api.urls.iter().filter_map(|url| Pattern::new(url).ok()).collect(),
             config: api.clone(),
             option,
             schema: config.shard(),

@@ -13,6 +13,7 @@ mod pattern;
 
 use crate::config::Config;
 pub(crate) use endpoint::{CallError, Caller, Endpoint, causes};
+pub(crate) use pattern::Pattern;
 
 /// A named query to transform.
 #[derive(Clone, Debug, PartialEq, Eq)]

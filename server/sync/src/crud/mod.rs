@@ -42,10 +42,8 @@ use operation::{Arguments, Kind, Operation, Tables};
 /// Attempts of a transaction that cannot be put in order with others.
 const ATTEMPTS: u32 = 10;
 
-/// Longest delay before the second attempt, in milliseconds. It doubles with each of the first attempts, so that a crowd at
-/// one row spreads over a third of a second, which is some hundred transactions.
-const FIRST_DELAY_MS: u64 = 10;
-const DELAY_DOUBLINGS: u32 = 5;
+/// Longest delay before another attempt, in milliseconds: about one transaction, which is what it collided with.
+const MAX_DELAY_MS: u64 = 10;
 
 /// How often, and after what delay, a mutation is tried again whose predecessor the API server may still be at.
 const PREDECESSOR_ATTEMPTS: u32 = 2;
@@ -69,6 +67,8 @@ pub(crate) struct Crud {
     limiter: Option<Limiter>,
     /// The tables as of a schema.
     tables: Mutex<Option<(Arc<Schema>, Arc<Tables>)>>,
+    /// Mutations that collided take turns: a crowd at one row would collide again and again.
+    turn: tokio::sync::Mutex<()>,
     app_id: String,
     shard: String,
     /// Whether there is an API server that may be doing a client's earlier mutations.
@@ -116,6 +116,7 @@ impl Crud {
             permissions,
             limiter,
             tables: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
             app_id: config.app_id.clone(),
             shard: config.shard(),
             has_api: !config.mutate.urls.is_empty(),
@@ -212,11 +213,15 @@ impl Crud {
     /// Does a mutation, or only takes its number, as often as it needs.
     async fn done(&self, pool: &Pool, number: Numbered<'_>, work: Option<&Work<'_>>) -> Result<(), Fault> {
         let (mut collisions, mut early) = (0, 0);
+        let mut turn = None;
         loop {
             match self.attempt(pool, number, work).await {
                 Err(Fault::Collision) if collisions + 1 < ATTEMPTS => {
-                    let delay = rand::rng().random_range(0..FIRST_DELAY_MS << collisions.min(DELAY_DOUBLINGS));
                     collisions += 1;
+                    if turn.is_none() {
+                        turn = Some(self.turn.lock().await);
+                    }
+                    let delay = rand::rng().random_range(0..MAX_DELAY_MS);
                     tokio::time::sleep(Duration::from_millis(delay)).await;
                 }
                 Err(Fault::OutOfOrder(_)) if self.has_api && early < PREDECESSOR_ATTEMPTS => {

@@ -318,7 +318,8 @@ impl Group {
 
     /// Subscribes a query in place of what ran under its id, unless that is the same. The error is for people.
     fn add(&mut self, batch: &mut Batch, query_id: &QueryId, hash: Arc<str>, ast: Arc<Ast>) -> Result<(), String> {
-        if self.running.get(query_id).is_some_and(|running| running.hash == hash) {
+        // The reference's hash does not tell a filter that is always false from none, which permissions must.
+        if self.running.get(query_id).is_some_and(|running| running.hash == hash && running.ast == ast) {
             return Ok(());
         }
         // The query may be gone from the record by the time the API answers.

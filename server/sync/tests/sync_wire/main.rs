@@ -11,6 +11,7 @@ mod harness;
 mod inspector;
 mod mutate_api;
 mod mutations;
+mod permissions;
 mod plain;
 mod refusals;
 mod statements;
