@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+mod analyze;
 mod logging;
 mod progress;
 mod serve;

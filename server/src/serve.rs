@@ -16,6 +16,7 @@ use sync::options::{self, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::analyze::Analyzer;
 use crate::{logging, progress};
 
 /// Stopped on purpose, or by a setting that somebody must change: not worth an alarm.
@@ -175,7 +176,8 @@ async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
     let store = open_store(config).await?;
     let upstream = upstream::start(upstream_config(config), &config.replica_file, progress::reporter()).await?;
     let replica = Arc::clone(upstream.replica());
-    let hydrator = Arc::new(planner::Planner::new());
+    let planner = Arc::new(planner::Planner::new());
+    let hydrator: Arc<planner::Planner> = Arc::clone(&planner);
     let views = views::Views::start(Arc::clone(&replica), hydrator, views::Options::default())
         .map_err(|error| Failure::fatal(format!("the query threads could not be started: {error}")))?;
     let views = Arc::new(views);
@@ -185,7 +187,8 @@ async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
             tracing::warn!(%error, "a version could not be read; its changes wait for the next one");
         }
     })?;
-    let hub = Hub::new(Arc::clone(config), replica, views, store.clone(), open_upstream(config)?);
+    let hub = Hub::new(Arc::clone(config), Arc::clone(&replica), views, store.clone(), open_upstream(config)?);
+    hub.explain_by(Arc::new(Analyzer { planner, replica }));
     Ok(Server { hub, store, stream })
 }
 

@@ -292,6 +292,14 @@ const scenarios = {
     assert(query.metrics['query-update-server'].count() >= 1);
     const hydration = query.hydrateServer ?? query.metrics['query-materialization-server'].quantile(0.5);
     assert(hydration > 0 && hydration < 60_000, `hydration took ${hydration} ms`);
+    // Whose answer the client checks against its own schema, member by member.
+    const named = await query.analyze({vendedRows: true, joinPlans: true});
+    assert.equal(named.syncedRowCount, rows);
+    assert.equal(named.syncedRows.issue[0].title, 'inspected');
+    const counted = counts => Object.values(counts).flatMap(Object.values).reduce((sum, n) => sum + n, 0);
+    assert.equal(counted(named.readRowCountsByQuery), named.readRowCount);
+    assert(named.readRowCount >= 1 && Object.keys(named.sqlitePlans).length >= 1 && named.elapsed >= 0);
+    assert(Array.isArray(named.joinPlans) && Object.keys(named.readRows).includes('issue'));
     const all = await inspector.metrics();
     assert(all['query-materialization-server'].count() >= 1 && all['query-update-server'].count() >= 1);
     await zero.close();
