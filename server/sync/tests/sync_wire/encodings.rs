@@ -114,8 +114,8 @@ async fn send(socket: &mut TcpStream, first: u8, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sockets_are_compressed_when_both_sides_want_it() {
-    let server = Server::start_with(SCHEMA, &[("ZERO_WEBSOCKET_COMPRESSION", "true")]).await;
-    server.sql("INSERT INTO issue SELECT 'more' || n, 'compressible', true FROM generate_series(1, 90) n");
+    let more = "INSERT INTO issue SELECT 'more' || n, 'compressible', true FROM generate_series(1, 90) n";
+    let server = Server::start_with(&format!("{SCHEMA} {more}"), &[("ZERO_WEBSOCKET_COMPRESSION", "true")]).await;
     let (mut socket, answer) = handshake(&server, "permessage-deflate; client_max_window_bits").await;
     assert!(answer.starts_with("http/1.1 101"), "{answer}");
     assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{answer}");
