@@ -45,6 +45,13 @@ const ATTEMPTS: u32 = 10;
 /// Longest delay before another attempt, in milliseconds: about one transaction, which is what it collided with.
 const MAX_DELAY_MS: u64 = 10;
 
+/// Collisions after which the others here are asked to let a mutation pass: turns among those that collided do not help
+/// against newcomers, which win as often as they come.
+const LET_PASS_AFTER: u32 = 3;
+
+/// How long a mutation lets another pass at most, so that one that waits for a lock of the application holds up nobody.
+const LET_PASS: Duration = Duration::from_millis(100);
+
 /// How often, and after what delay, a mutation is tried again whose predecessor the API server may still be at.
 const PREDECESSOR_ATTEMPTS: u32 = 2;
 const PREDECESSOR_DELAY: Duration = Duration::from_millis(100);
@@ -69,6 +76,8 @@ pub(crate) struct Crud {
     tables: Mutex<Option<(Arc<Schema>, Arc<Tables>)>>,
     /// Mutations that collided take turns: a crowd at one row would collide again and again.
     turn: tokio::sync::Mutex<()>,
+    /// Held together by mutations under way, alone by one that would otherwise not get through.
+    way: tokio::sync::RwLock<()>,
     app_id: String,
     shard: String,
     /// Whether there is an API server that may be doing a client's earlier mutations.
@@ -117,6 +126,7 @@ impl Crud {
             limiter,
             tables: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            way: tokio::sync::RwLock::default(),
             app_id: config.app_id.clone(),
             shard: config.shard(),
             has_api: !config.mutate.urls.is_empty(),
@@ -214,12 +224,18 @@ impl Crud {
     async fn done(&self, pool: &Pool, number: Numbered<'_>, work: Option<&Work<'_>>) -> Result<(), Fault> {
         let (mut collisions, mut early) = (0, 0);
         let mut turn = None;
+        let mut shared = tokio::time::timeout(LET_PASS, self.way.read()).await.ok();
+        let mut alone = None;
         loop {
             match self.attempt(pool, number, work).await {
                 Err(Fault::Collision) if collisions + 1 < ATTEMPTS => {
                     collisions += 1;
+                    drop(shared.take());
                     if turn.is_none() {
                         turn = Some(self.turn.lock().await);
+                    }
+                    if collisions >= LET_PASS_AFTER && alone.is_none() {
+                        alone = tokio::time::timeout(LET_PASS, self.way.write()).await.ok();
                     }
                     let delay = rand::rng().random_range(0..MAX_DELAY_MS);
                     tokio::time::sleep(Duration::from_millis(delay)).await;
