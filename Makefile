@@ -7,7 +7,7 @@ NODE_DIR := testdata/node
 
 BENCH ?=
 
-.PHONY: help demo test unit bench bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
+.PHONY: help checkout demo test bench bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
 
 help:
 	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
@@ -18,21 +18,30 @@ help:
 	@echo "make conformance-zero-cache  run it on the published zero-cache 1.9.0"
 	@echo "make check       formatting and lints"
 
+# Checkouts that share the folder share what is compiled in it, and cargo tells their sources apart by age alone. So the
+# first command in another checkout than the last makes its sources the newest.
+checkout:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@if [ "$$(cat $(CARGO_TARGET_DIR)/checkout 2>/dev/null)" != "$(CURDIR)" ]; then \
+		find . \( -name '*.rs' -o -name Cargo.toml \) -not -path '*/node_modules/*' -exec touch {} + && \
+		echo "$(CURDIR)" > $(CARGO_TARGET_DIR)/checkout; \
+	fi
+
 demo: postgres build
 	@exec $(CARGO_TARGET_DIR)/release/zql demo
 
-build:
+build: checkout
 	$(CARGO) build --release --workspace --bin zql
 
-test: postgres node browser
+test: checkout postgres node browser
 	$(CARGO) test --release --workspace --no-fail-fast
 
-bench:
+bench: checkout
 	@.ci/need valgrind valgrind
 	$(CARGO) build --release --workspace --bin bench
 	@$(CARGO_TARGET_DIR)/release/bench $(BENCH)
 
-bench-wire: postgres node
+bench-wire: checkout postgres node
 	$(CARGO) build --release --workspace --bin zql --bin bench-wire
 	@$(CARGO_TARGET_DIR)/release/bench-wire
 
@@ -42,7 +51,7 @@ conformance: postgres build
 conformance-zero-cache: postgres node build
 	@$(CARGO_TARGET_DIR)/release/zql conformance --on none --server zero-cache --instances 2
 
-check:
+check: checkout
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
