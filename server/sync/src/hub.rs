@@ -29,7 +29,7 @@ use crate::group::{Group, GroupEvent};
 use crate::inspect::Access;
 use crate::inspect::analyze::Explain;
 use crate::outbox::Outbox;
-use crate::permissions::live::{self, Live};
+use crate::permissions::live::{self, Documents, Live};
 use crate::push::Pushes;
 use crate::row_text::RowTexts;
 
@@ -49,6 +49,7 @@ pub(crate) struct Services {
     /// The inspector's door.
     pub(crate) access: Access,
     pub(crate) permissions: Live,
+    pub(crate) documents: Arc<Documents>,
 }
 
 /// What is known of a group outside its task.
@@ -147,7 +148,8 @@ impl Hub {
         let authenticator = Authenticator::new(&config);
         let texts = RowTexts::default();
         let access = Access::new(&config);
-        let permissions = live::follow(&views, &replica, &config.app_id);
+        let documents = Arc::new(Documents::default());
+        let permissions = live::follow(&views, &replica, &config.app_id, &documents);
         let crud = Crud::new(&config, &replica, permissions.clone(), upstream);
         let replica_version = replica.state().replica_version;
         let services = Services {
@@ -160,6 +162,7 @@ impl Hub {
             texts,
             access,
             permissions,
+            documents,
         };
         Arc::new(Hub {
             config,

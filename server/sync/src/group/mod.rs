@@ -3,7 +3,7 @@
 //! One task handles everything that happens to a group, one event after the other: messages of its
 //! clients, answers of the query API, events of the running queries, timers. So a group needs no locks,
 //! and its clients see a sequence of consistent states. What an event does is in [`clients`] (messages),
-//! [`queries`] (which queries run) and [`pokes`] (what clients are told).
+//! [`queries`] (which queries run), [`answers`] (what they answer) and [`pokes`] (what clients are told).
 //!
 //! A group holds its record with a small entry per row that its clients hold, and otherwise only what
 //! is in flight. What waits for it is bounded: messages by its queue, changes by composition in its mailbox.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cvr::CvrError;
-use cvr::record::{Body, Cvr};
+use cvr::record::Cvr;
 use cvr::row::{QueryId, Rows};
 use cvr::ttl::{self, TtlClock};
 use cvr_store::{Rehome, StoreError};
@@ -24,21 +24,25 @@ use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::inspect::Inspect;
 use zql_spec::protocol::upstream::{ChangeDesiredQueries, DeleteClients, InitConnection};
 
+mod answers;
 mod auth;
 mod clients;
 mod inspection;
+mod permissions;
 mod pokes;
 mod queries;
 mod tables;
+mod transform;
 
 use crate::auth::Auth;
 use crate::hub::{Connection, GroupShared, Services};
 use crate::inspect::GroupTimes;
-use crate::permissions::live::Live;
 use auth::Revalidated;
 use clients::Client;
-use queries::{Batch, Cached, Mode, Running, Transformed};
+use permissions::InForce;
+use queries::{Batch, Running};
 use tables::Tables;
+use transform::{Cached, Transformed};
 
 /// How long a group outlives its last client: a page that reloads finds it warm.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -119,7 +123,7 @@ pub(crate) struct Group {
     shared: Arc<GroupShared>,
     mailbox: views::Mailbox,
     calls: JoinSet<Called>,
-    permissions: Live,
+    permissions: InForce,
     record: Option<Record>,
     clock: TtlClock,
     /// When a client last connected, in ms since the epoch.
@@ -152,9 +156,6 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(id: Arc<str>, services: Arc<Services>, shared: Arc<GroupShared>) -> Self {
         let mailbox = services.views.mailbox();
-        let mut permissions = services.permissions.clone();
-        // What is in force now is looked up when it is needed.
-        permissions.mark_unchanged();
         let now = now_ms();
         Group {
             id,
@@ -162,7 +163,7 @@ impl Group {
             services,
             shared,
             calls: JoinSet::new(),
-            permissions,
+            permissions: InForce::default(),
             record: None,
             clock: TtlClock::new(0.0, now),
             last_connect_time: now,
@@ -200,7 +201,6 @@ impl Group {
                     Ok(called) => self.on_called(called).await,
                     Err(error) => Err(Fault::internal(&error)),
                 },
-                Ok(()) = self.permissions.changed() => self.on_permissions().await,
                 event = self.mailbox.recv() => self.on_view(event).await,
                 () = tokio::time::sleep_until(deadline) => {
                     if self.idle_at.is_some_and(|at| at <= Instant::now()) && events.is_empty() {
@@ -300,15 +300,6 @@ impl Group {
         }
     }
 
-    /// Other permissions are in force: what clients wrote themselves may see other rows.
-    async fn on_permissions(&mut self) -> Result<(), Fault> {
-        let queries = self.record.iter().flat_map(|record| record.cvr.queries.values());
-        if queries.into_iter().any(|query| matches!(query.body, Body::Ast(_))) {
-            self.sync_queries(None, Mode::Own).await?;
-        }
-        Ok(())
-    }
-
     async fn on_timer(&mut self) -> Result<(), Fault> {
         let now = Instant::now();
         if self.touch_at <= now {
@@ -319,7 +310,7 @@ impl Group {
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.subscribe_again();
+            self.subscribe_again()?;
         }
         self.maintain(now).await?;
         if self.evict_at.is_some_and(|at| at <= now) {

@@ -1,17 +1,20 @@
-//! The permissions in force: one task of the process follows the table in which they are deployed and tells everybody.
+//! The permissions in force: where they are deployed, and for those who need them at once and not in the order of commits,
+//! one task of the process that follows the table.
 //!
-//! It subscribes to that table like a client group does to its queries, so a change comes as fast as any other, costs one
-//! parse whatever the number of groups, and whoever asks for the permissions reads them from memory.
+//! It subscribes to that table like a client group does to its queries, so a change comes as fast as any other, and
+//! whoever asks for the permissions reads them from memory. A document is parsed once, whatever the number of groups.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use engine::commit::StoredRow;
-use engine::query::Query;
+use engine::query::{Query, ResolveError};
 use engine::replica::Replica;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use views::{Event, Mailbox, Views};
 use zql_spec::ast::Ast;
+use zql_spec::schema::Schema;
 use zql_spec::value::Value;
 
 use super::Permissions;
@@ -33,13 +36,53 @@ pub(crate) async fn current(live: &Live) -> Deployed {
     known.ok().and_then(|deployed| deployed.clone()).unwrap_or_else(stopping)
 }
 
+/// The query of the table of permissions, and the position of the column that holds the document.
+pub(crate) fn query(app_id: &str, schema: &Schema) -> Result<(Arc<Query>, Option<usize>), ResolveError> {
+    let ast = Ast { table: format!("{app_id}.permissions").into(), ..Ast::default() };
+    let query = Query::resolve(&ast, schema)?;
+    let column = query.root().table.column_index("permissions");
+    Ok((Arc::new(query), column))
+}
+
+/// The text of the document in a row.
+pub(crate) fn document(row: &StoredRow, column: usize) -> Option<&str> {
+    match row.values.get(column) {
+        Some(Value::Json(text) | Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// Parses documents. Who asks for the same one as the last gets what was made of that.
+#[derive(Debug, Default)]
+pub(crate) struct Documents {
+    last: Mutex<Option<(Box<str>, Deployed)>>,
+}
+
+impl Documents {
+    /// What a document says; an absent one permits nothing.
+    pub(crate) fn read(&self, text: Option<&str>) -> Deployed {
+        let Some(text) = text else { return Ok(Arc::default()) };
+        let mut last = self.last.lock();
+        if let Some((_, deployed)) = last.as_ref().filter(|(known, _)| **known == *text) {
+            return deployed.clone();
+        }
+        let deployed: Deployed = Permissions::parse(text).map(Arc::new).map_err(Into::into);
+        if let Err(error) = &deployed {
+            tracing::error!(error = &**error, "the deployed permissions cannot be used");
+        }
+        *last = Some((text.into(), deployed.clone()));
+        deployed
+    }
+}
+
 /// Starts the task. It ends when nobody listens any more.
-pub(crate) fn follow(views: &Views, replica: &Arc<Replica>, app_id: &str) -> Live {
+pub(crate) fn follow(views: &Views, replica: &Arc<Replica>, app_id: &str, documents: &Arc<Documents>) -> Live {
     let (sender, receiver) = watch::channel(None);
     let follower = Follower {
         mailbox: views.mailbox(),
         replica: Arc::clone(replica),
-        table: format!("{app_id}.permissions").into(),
+        app_id: app_id.to_owned(),
+        documents: Arc::clone(documents),
         column: None,
         sender,
     };
@@ -50,7 +93,8 @@ pub(crate) fn follow(views: &Views, replica: &Arc<Replica>, app_id: &str) -> Liv
 struct Follower {
     mailbox: Mailbox,
     replica: Arc<Replica>,
-    table: Arc<str>,
+    app_id: String,
+    documents: Arc<Documents>,
     /// Position of the column that holds the document.
     column: Option<usize>,
     sender: watch::Sender<Option<Deployed>>,
@@ -87,11 +131,10 @@ impl Follower {
     }
 
     fn subscribe(&mut self) {
-        let ast = Ast { table: Arc::clone(&self.table), ..Ast::default() };
-        match Query::resolve(&ast, &self.replica.schema()) {
-            Ok(query) => {
-                self.column = query.root().table.column_index("permissions");
-                self.mailbox.subscribe(Arc::clone(&self.table), Arc::new(query));
+        match query(&self.app_id, &self.replica.schema()) {
+            Ok((query, column)) => {
+                self.column = column;
+                self.mailbox.subscribe("permissions".into(), query);
             }
             Err(error) => {
                 tracing::warn!(%error, "there is no table of permissions: clients' own queries find nothing");
@@ -101,14 +144,7 @@ impl Follower {
     }
 
     fn tell(&self, row: Option<&StoredRow>) {
-        let value = row.and_then(|row| row.values.get(self.column?));
-        let deployed = match value {
-            Some(Value::Json(text) | Value::String(text)) => Permissions::parse(text).map(Arc::new).map_err(|error| {
-                tracing::error!(error, "the deployed permissions cannot be used");
-                error.into()
-            }),
-            _ => Ok(Arc::default()),
-        };
+        let deployed = self.documents.read(row.zip(self.column).and_then(|(row, column)| document(row, column)));
         self.sender.send_if_modified(|known| {
             let changed = known.as_ref() != Some(&deployed);
             if changed {

@@ -1,8 +1,10 @@
 //! Read permissions that change while queries run.
 
 use protocol_client::{Connection, Hello, State, hash_of};
+use zql_spec::protocol::error::ErrorKind;
+use zql_spec::protocol::upstream::DesiredOp;
 
-use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, open, poke};
+use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, error, open, poke};
 
 const ANYBODY: &str = r#"[["allow",{"type":"and","conditions":[]}]]"#;
 const NOBODY: &str = "[]";
@@ -41,4 +43,53 @@ async fn they_are_in_force_as_they_are_deployed() {
     server.sql("INSERT INTO comment VALUES ('c2', 'i2', 'now discussed')");
     until_rows(&mut connection, &mut state, 2).await;
     assert_eq!(state.table("comment").count(), 0);
+}
+
+/// Rows that come with other permissions, in one transaction, are judged by those; a secret that the permissions before
+/// would have shown never reaches the client.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_judged_by_the_permissions_of_their_commit() {
+    const ROUNDS: usize = 25;
+    let server = Server::start(SCHEMA).await;
+    let hide = |id: &str| {
+        format!(
+            r#"UPDATE zero.permissions SET permissions = '{{"tables":{{"issue":{{"row":{{"select":[["allow",
+               {{"type":"simple","op":"!=","left":{{"type":"column","name":"id"}},
+                 "right":{{"type":"literal","value":"{id}"}}}}]]}}}}}}}}'"#
+        )
+    };
+    server.sql(&hide("nothing"));
+    let own = Hello::ast(r#"{"table":"issue","orderBy":[["id","asc"]]}"#);
+    let mut connection = open(&server.identity(), None, Hello::new(CLIENT_SCHEMA, vec![own])).await;
+    let mut state = State::default();
+    until_rows(&mut connection, &mut state, 2).await;
+    for round in 0..ROUNDS {
+        let (secret, marker) = (format!("secret-{round}"), format!("marker-{round}"));
+        server.sql(&format!(
+            "BEGIN; DELETE FROM issue WHERE id LIKE 'secret%'; {};
+             INSERT INTO issue VALUES ('{secret}', 's', true), ('{marker}', 'm', true); COMMIT",
+            hide(&secret)
+        ));
+        while !state.table("issue").any(|row| row["id"] == *marker) {
+            let poke = poke(&mut connection).await;
+            assert!(!poke.rows().any(|row| format!("{row:?}").contains("secret")), "round {round}: {poke:?}");
+            state.apply(&poke).expect("a poke that fits");
+        }
+    }
+    assert_eq!(state.table("issue").count(), 2 + ROUNDS);
+}
+
+/// The name under which permissions are subscribed is nobody's to take.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_query_takes_their_place() {
+    let server = Server::start(SCHEMA).await;
+    let mut takes = Hello::new(CLIENT_SCHEMA, vec![Hello::ast(r#"{"table":"issue"}"#)]);
+    for op in &mut takes.init.desired_queries_patch {
+        if let DesiredOp::Put(put) = op {
+            put.hash = "permissions".to_owned();
+        }
+    }
+    let mut connection = open(&server.identity(), None, takes).await;
+    let body = error(&mut connection).await;
+    assert_eq!((body.kind, &*body.message), (ErrorKind::Internal, "a query cannot have the hash \"permissions\""));
 }
