@@ -1,11 +1,12 @@
 //! One WebSocket to a sync server.
 
+use std::str::FromStr;
 use std::time::Instant;
 
 use futures::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::{HeaderName, HeaderValue, InvalidHeaderValue};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
@@ -60,7 +61,7 @@ impl Connection {
             },
             auth_token: identity.auth.clone(),
         };
-        let mut connection = Self::open_with_header(&identity.url(cookie), &header.encode()).await?;
+        let mut connection = Self::open_at(&identity.url(cookie), &header.encode(), &identity.headers).await?;
         if in_message {
             connection.send_text(message).await?;
         }
@@ -72,10 +73,19 @@ impl Connection {
     /// # Errors
     /// When the socket cannot be opened.
     pub async fn open_with_header(url: &str, header: &str) -> Result<Connection, Error> {
+        Self::open_at(url, header, &[]).await
+    }
+
+    async fn open_at(url: &str, header: &str, others: &[(String, String)]) -> Result<Connection, Error> {
+        let invalid = |error: InvalidHeaderValue| Error::Transport(error.to_string());
         let mut request = url.into_client_request().map_err(transport)?;
         if !header.is_empty() {
-            let value = HeaderValue::from_str(header).map_err(|error| Error::Transport(error.to_string()))?;
+            let value = HeaderValue::from_str(header).map_err(invalid)?;
             request.headers_mut().insert("Sec-WebSocket-Protocol", value);
+        }
+        for (name, value) in others {
+            let name = HeaderName::from_str(name).map_err(|error| Error::Transport(error.to_string()))?;
+            request.headers_mut().append(name, HeaderValue::from_str(value).map_err(invalid)?);
         }
         // A server may put as much into a message as it likes; the client has no limit either.
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);

@@ -22,6 +22,8 @@ pub struct Identity {
     pub user_id: Option<String>,
     /// The user's token.
     pub auth: Option<String>,
+    /// Headers that a browser or a proxy adds to the upgrade request: names and values.
+    pub headers: Vec<(String, String)>,
 }
 
 impl Identity {
@@ -34,6 +36,7 @@ impl Identity {
             client_group_id: random_id(),
             user_id: None,
             auth: None,
+            headers: Vec::new(),
         }
     }
 

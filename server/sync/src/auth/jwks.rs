@@ -47,25 +47,24 @@ impl RemoteKeys {
         RemoteKeys { client, url: url.to_owned(), last: Mutex::default() }
     }
 
-    /// The key that signed such a token.
-    pub(super) async fn find(&self, wanted: &Wanted) -> Result<Key, Fault> {
+    /// The key that signed such a token, which is judged at this time.
+    pub(super) async fn find(&self, wanted: &Wanted, now: Instant) -> Result<Key, Fault> {
         let mut last = self.last.lock().await;
-        let usable = |fetched: &Fetched| match fetched.keys {
-            Ok(_) => fetched.at.elapsed() < KEEP,
-            Err(_) => fetched.at.elapsed() < FAILED_FOR,
-        };
+        // Who waited for the fetch of another is older than it.
+        let age = |fetched: &Fetched| now.saturating_duration_since(fetched.at);
+        let usable = |fetched: &Fetched| age(fetched) < if fetched.keys.is_ok() { KEEP } else { FAILED_FOR };
         if !last.as_ref().is_some_and(usable) {
             *last = None;
         }
         loop {
             let fetched = match &mut *last {
                 Some(fetched) => fetched,
-                None => last.insert(Fetched { keys: self.fetch().await, at: Instant::now() }),
+                None => last.insert(Fetched { keys: self.fetch().await, at: now }),
             };
             let keys = fetched.keys.as_ref().map_err(Clone::clone)?;
             match jwk::select(keys, wanted)? {
                 Some(key) => return Ok(key.clone()),
-                None if fetched.at.elapsed() >= COOL_DOWN => *last = None,
+                None if age(fetched) >= COOL_DOWN => *last = None,
                 None => {
                     let message = "no applicable key found in the JSON Web Key Set";
                     return Err(Fault::new("JWKSNoMatchingKey", message));

@@ -102,7 +102,8 @@ impl Authenticator {
                 Some(verified.map_err(|fault| invalidated(format!("Failed to decode auth token: {fault}")))?)
             }
         };
-        // That the user is the same is known: both tokens are the connection's user's.
+        // Two of the reference's rules cannot be broken here. That the user is the same is known: both tokens are the
+        // connection's user's. And the kind of token is the configuration's, which does not change while a process runs.
         let issued = |claims: &Json| claims.get("iat").and_then(Json::as_f64);
         let before = previous.and_then(|previous| previous.claims.as_deref()).and_then(issued);
         if let (Some(claims), Some(before)) = (&claims, before) {

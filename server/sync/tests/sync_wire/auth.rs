@@ -4,6 +4,7 @@ use protocol_client::{Connection, Error, Hello, Identity, hash_of};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
+use warp::Filter;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::upstream::Upstream;
 
@@ -273,4 +274,47 @@ async fn claims_decide_what_own_asts_see() {
     let rows = format!("{:?}", changed.rows().collect::<Vec<_>>());
     assert_eq!(changed.rows().count(), 3, "{rows}");
     assert!(!changed.gets(&hash));
+}
+
+/// Keys behind a URL: who signs with one of them is let in, whoever else is told what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_by_a_set_of_keys() {
+    use jsonwebtoken::{Algorithm, EncodingKey, Header};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
+    let route = warp::path("keys").map(|| include_str!("../keys/public.json"));
+    tokio::spawn(warp::serve(route).incoming(listener).run());
+    let server = Server::start_with(SCHEMA, &[("ZERO_AUTH_JWKS_URL", &url)]).await;
+    let rsa = EncodingKey::from_rsa_der(include_bytes!("../keys/rsa.der"));
+    let ec = EncodingKey::from_ec_der(include_bytes!("../keys/ec.der"));
+    let token = |algorithm, kid: &str, key: &EncodingKey, expires: u64| {
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
+        let claims = json!({ "sub": "u", "exp": expires });
+        jsonwebtoken::encode(&header, &claims, key).expect("a token")
+    };
+    let later = seconds() + 3600;
+    for good in [
+        token(Algorithm::RS256, "rsa", &rsa, later),
+        token(Algorithm::PS256, "rsa", &rsa, later),
+        token(Algorithm::ES256, "ec", &ec, later),
+    ] {
+        poke(&mut hello(&server.user("u", &good)).await).await;
+    }
+    for (bad, fault) in [
+        (
+            token(Algorithm::RS256, "other", &rsa, later),
+            "JWKSNoMatchingKey: no applicable key found in the JSON Web Key Set",
+        ),
+        (
+            token(Algorithm::RS256, "ec", &rsa, later),
+            "JWKSNoMatchingKey: no applicable key found in the JSON Web Key Set",
+        ),
+        (token(Algorithm::ES256, "ec", &ec, seconds() - 1), "JWTExpired: \"exp\" claim timestamp check failed"),
+        (jwt(&json!({ "sub": "u" })), "JOSENotSupported: Unsupported \"alg\" value for a JSON Web Key Set"),
+    ] {
+        let (body, code, _) = refused(&mut hello(&server.user("u", &bad)).await).await;
+        assert_eq!((body.kind, code), (ErrorKind::AuthInvalidated, Some(3000)));
+        assert_eq!(body.message, format!("Failed to decode auth token: {fault}"));
+    }
 }

@@ -1,4 +1,5 @@
-//! An application's mutate API over the test's database, as the protocol wants it: one transaction a mutation, numbered.
+//! An application's API server. Mutations are carried out in the test's database as the protocol wants it: one transaction
+//! a mutation, numbered. A named query is its first argument.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -70,7 +71,9 @@ impl MutateApi {
                 let api = Arc::clone(&served);
                 async move {
                     let (status, text) = api.answer(call).await;
-                    warp::reply::with_status(text, StatusCode::from_u16(status).expect("a status"))
+                    let location = if (300..400).contains(&status) { text.clone() } else { String::new() };
+                    let reply = warp::reply::with_header(text, "location", location);
+                    warp::reply::with_status(reply, StatusCode::from_u16(status).expect("a status"))
                 }
             },
         );
@@ -82,7 +85,7 @@ impl MutateApi {
         self.database.set(url.to_owned()).expect("set once");
     }
 
-    /// Answers the next requests so, without doing anything.
+    /// Answers the next requests so, without doing anything. The text of a redirection is where to.
     pub(crate) fn answer_with(&self, answers: &[(u16, &str)]) {
         self.script
             .lock()
@@ -104,6 +107,11 @@ impl MutateApi {
         patiently(self.arrived.acquire()).await.expect("open").forget();
     }
 
+    /// Takes note of a request that arrived, if nobody waited for it yet.
+    pub(crate) fn arrived_by_now(&self) -> bool {
+        self.arrived.try_acquire().map(tokio::sync::SemaphorePermit::forget).is_ok()
+    }
+
     /// All requests so far.
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().expect("not poisoned").clone()
@@ -117,6 +125,11 @@ impl MutateApi {
         let scripted = self.script.lock().expect("not poisoned").pop_front();
         if let Some(answer) = scripted {
             return answer;
+        }
+        if let Some(queries) = body[1].as_array() {
+            let ast = |query: &Value| json!({ "id": query["id"], "name": query["name"], "ast": query["args"][0] });
+            let queries: Vec<Value> = queries.iter().map(ast).collect();
+            return (200, json!({ "kind": "QueryResponse", "queries": queries }).to_string());
         }
         let url = self.database.get().expect("a database");
         let (parameters, _) = upstream::pool_parts(url, "ZERO_UPSTREAM_DB", "test").expect("a URL");
