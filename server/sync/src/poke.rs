@@ -1,4 +1,4 @@
-//! The text of a poke: patches in order, in parts of at most a hundred (protocol sheet §8).
+//! The text of a poke: patches in order, in parts of at most a hundred and of about a megabyte (protocol sheet §8).
 //!
 //! Text goes straight into the message, so a row is copied once per distinct client base, and the messages
 //! of a poke leave in one batch.
@@ -12,6 +12,9 @@ const PART_HEAD: &str = r#"["pokePart","#;
 
 /// Patches of a part, of whatever kind.
 const PART_PATCHES: usize = 100;
+
+/// Bytes of rows from which on a part ends: a hundred rows may hold documents, and a client parses a part as a whole.
+const PART_BYTES: usize = 1 << 20;
 
 /// Builds the parts of one poke.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ impl PokeText {
 
     fn added(&mut self) {
         self.patches += 1;
-        if self.patches == PART_PATCHES {
+        if self.patches == PART_PATCHES || self.rows.len() >= PART_BYTES {
             self.end_part();
         }
     }
@@ -139,7 +142,7 @@ impl PokeText {
         }
         part.push_str("}]");
         // The next part is likely as big as this one.
-        self.rows = String::with_capacity(part.len());
+        self.rows = String::with_capacity(part.len().min(PART_BYTES));
         self.parts.push(part);
     }
 
@@ -270,20 +273,29 @@ mod tests {
     }
 
     #[test]
-    fn a_part_holds_a_hundred_patches() {
-        let mut poke = PokeText::new("p");
-        poke.got("h", true);
-        for id in 0..250 {
-            poke.row(|out| out.push_str(&format!(r#"{{"op":"del","tableName":"t","id":{{"a":{id}}}}}"#)));
+    fn parts_end_at_a_hundred_patches_or_a_megabyte() {
+        for (rows, bytes, expected) in [
+            (250, 1, &[99, 100, 51][..]),
+            (7, 300 << 10, &[4, 3]),
+            (3, 1 << 20, &[1, 1, 1]),
+            (2, 5 << 20, &[1, 1]),
+            (11, 100 << 10, &[11]),
+        ] {
+            let mut poke = PokeText::new("p");
+            poke.got("h", true);
+            let text = "x".repeat(bytes);
+            for _ in 0..rows {
+                poke.row(|out| out.push_str(&format!(r#"{{"op":"put","tableName":"t","value":{{"a":"{text}"}}}}"#)));
+            }
+            let sizes: Vec<usize> = poke
+                .finish()
+                .iter()
+                .map(|part| match Downstream::parse(part) {
+                    Ok(Downstream::PokePart(part)) => part.rows_patch.map_or(0, |rows| rows.len()),
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(sizes, expected, "{rows} rows of {bytes} bytes");
         }
-        let sizes: Vec<usize> = poke
-            .finish()
-            .iter()
-            .map(|part| match Downstream::parse(part) {
-                Ok(Downstream::PokePart(part)) => part.rows_patch.map_or(0, |rows| rows.len()),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(sizes, [99, 100, 51]);
     }
 }
