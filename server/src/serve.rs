@@ -44,7 +44,8 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) fn main(matches: &clap::ArgMatches) -> ExitCode {
     let mut settings = Settings::from_env();
     settings.apply(matches);
-    let config = match Config::new(&settings) {
+    let config = Config::new(&settings).and_then(|config| config.check_production().map(|()| config));
+    let config = match config {
         Ok(config) => Arc::new(config),
         Err(error) => {
             eprintln!("{error}");

@@ -246,6 +246,17 @@ impl Config {
         })
     }
 
+    /// Whether a server may be started so: outside of development the inspector must have a password.
+    pub fn check_production(&self) -> Result<(), ConfigError> {
+        if self.admin_password.is_none() && !self.development {
+            return Err(error(
+                "missing --admin-password: required in production mode. Set ZERO_ADMIN_PASSWORD, or NODE_ENV=development \
+                 where everybody may use the inspector.",
+            ));
+        }
+        Ok(())
+    }
+
     /// Name of the schema upstream that holds a shard's own tables: `<app>_<shard>`.
     pub fn shard(&self) -> String {
         format!("{}_{}", self.app_id, self.shard_num)
