@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::replica::Replica;
 use planner::Planner;
-use planner::explain::report::{Operator, Report};
+use planner::explain::report::{NodeReport, Operator, Report};
 use planner::explain::{Options, Subject};
 use serde_json::{Map, Value, json};
 use sync::inspect::analyze::{Analysis, Explain};
@@ -132,16 +132,20 @@ fn put(by_table: &mut Map<String, Value>, table: &str, sql: &str, value: Value) 
     }
 }
 
-/// The planner's choice in the reference's events: one attempt, the cost of each access that it chose.
+/// The planner's choice in the reference's events: one attempt, the cost of each access that it chose, and how each EXISTS
+/// is decided: from the rows outside (semi), or from its own (flipped).
 fn join_plans(report: &Report) -> Vec<Value> {
+    let name = |node: &NodeReport| match node.alias.strip_prefix("zsubq_").unwrap_or(&node.alias) {
+        "" => node.table.clone(),
+        alias => alias.to_owned(),
+    };
     let mut events = vec![json!({ "type": "attempt-start", "attemptNumber": 0, "totalAttempts": 1 })];
     for node in report.nodes.iter().filter(|node| node.plan.is_some()) {
-        let name = if node.alias.is_empty() { &node.table } else { &node.alias };
         events.push(json!({
             "type": "node-cost",
             "attemptNumber": 0,
             "nodeType": "connection",
-            "node": name,
+            "node": name(node),
             "branchPattern": [],
             "downstreamChildSelectivity": 1,
             "costEstimate": {
@@ -153,7 +157,26 @@ fn join_plans(report: &Report) -> Vec<Value> {
             },
         }));
     }
-    let end = |kind: &str, attempt: &str| json!({ "type": kind, attempt: 0, "totalCost": report.totals.cost, "flipPattern": 0, "joinStates": [] });
+    // In the order of the query; the pattern has a bit for each that was flipped.
+    let mut joins = Vec::new();
+    let mut flipped = 0_u64;
+    for node in &report.nodes {
+        let Some((decided, parent)) = node.decided.zip(node.parent) else { continue };
+        let kind = match decided {
+            _ if node.negated => "unflippable",
+            "flipped" => "flipped",
+            _ => "semi",
+        };
+        if kind == "flipped" && joins.len() < 52 {
+            flipped |= 1 << joins.len();
+        }
+        joins.push(json!({ "join": format!("{} ⋈ {}", name(&report.nodes[parent]), name(node)), "type": kind }));
+    }
+    let end = |kind: &str, attempt: &str| {
+        json!({
+            "type": kind, attempt: 0, "totalCost": report.totals.cost, "flipPattern": flipped, "joinStates": joins,
+        })
+    };
     events.push(end("plan-complete", "attemptNumber"));
     events.push(end("best-plan-selected", "bestAttemptNumber"));
     events

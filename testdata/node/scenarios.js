@@ -1,5 +1,6 @@
 // The unmodified client against a running server: `node scenarios.js PACKAGE`, with SERVER_URL (the sync server) and
-// DATABASE_URL (Postgres with the small issue tracker). Reports a JSON line per scenario; exits 1 when one fails.
+// DATABASE_URL (Postgres with the small issue tracker). Reports a JSON line per scenario; exits 1 when one fails. With
+// COMPRESSED, all sockets must be granted compression; its value is whose sockets: `node` has its own, `ws` is a package.
 // Expectations are computed by SQL at the time of the check, never written down twice.
 
 import assert from 'node:assert/strict';
@@ -7,7 +8,18 @@ import postgres from 'postgres';
 import {define} from './model.js';
 import {ask, connection, Follower, Proxy} from './support.js';
 
-const {SERVER_URL, DATABASE_URL} = process.env;
+const {SERVER_URL, DATABASE_URL, COMPRESSED} = process.env;
+// What sockets were granted, in the order in which they opened.
+const granted = [];
+if (COMPRESSED) {
+  const Socket = COMPRESSED === 'ws' ? (await import('ws')).default : WebSocket;
+  globalThis.WebSocket = class extends Socket {
+    constructor(...args) {
+      super(...args);
+      this.addEventListener('open', () => granted.push(this.extensions));
+    }
+  };
+}
 const zeroPackage = await import(process.argv[2] ?? '@rocicorp/zero');
 const only = process.argv[3];
 const {schema, queries} = define(zeroPackage);
@@ -300,6 +312,14 @@ const scenarios = {
     assert.equal(counted(named.readRowCountsByQuery), named.readRowCount);
     assert(named.readRowCount >= 1 && Object.keys(named.sqlitePlans).length >= 1 && named.elapsed >= 0);
     assert(Array.isArray(named.joinPlans) && Object.keys(named.readRows).includes('issue'));
+    // How an EXISTS is decided.
+    const rare = new Follower(zero, queries.issues.labelled({name: 'rare'}));
+    await rare.complete();
+    const exists = (await inspector.client.queries()).find(({name}) => name === 'issues.labelled');
+    const {joinPlans} = await exists.analyze({joinPlans: true});
+    const {joinStates, flipPattern} = joinPlans.at(-1);
+    assert(joinStates.length >= 1 && joinStates.every(({type}) => ['semi', 'flipped'].includes(type)), JSON.stringify(joinPlans));
+    assert.equal(flipPattern !== 0, joinStates.some(({type}) => type === 'flipped'));
     const all = await inspector.metrics();
     assert(all['query-materialization-server'].count() >= 1 && all['query-update-server'].count() >= 1);
     await zero.close();
@@ -327,6 +347,13 @@ const scenarios = {
     await proxy.close();
   },
 };
+
+if (COMPRESSED) {
+  scenarios['all sockets were compressed'] = async () => {
+    assert.ok(granted.length > 0);
+    assert.deepEqual(granted.filter(extensions => !extensions.startsWith('permessage-deflate')), []);
+  };
+}
 
 let failed = 0;
 for (const [name, run] of Object.entries(scenarios)) {

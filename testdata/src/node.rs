@@ -89,12 +89,14 @@ impl Drop for Api {
 }
 
 /// Runs all scenarios with a client package (`@rocicorp/zero` or `zero-1.4`) against a server on the small issue tracker.
-/// A scenario may ask to kill the server and to start it again. Prints a line per scenario.
+/// A scenario may ask to kill the server and to start it again. Prints a line per scenario. Where `compressed` says whose
+/// sockets to use (`node`, `ws`), all of them must be granted compression.
 ///
 /// # Errors
 /// Naming every scenario that failed, with what it expected.
-pub fn scenarios(package: &str, server: &mut SyncServer, database: &str) -> Result<()> {
-    let environment = [("SERVER_URL", server.url()), ("DATABASE_URL", database.to_owned())];
+pub fn scenarios(package: &str, server: &mut SyncServer, database: &str, compressed: Option<&str>) -> Result<()> {
+    let mut environment = vec![("SERVER_URL", server.url()), ("DATABASE_URL", database.to_owned())];
+    environment.extend(compressed.map(|sockets| ("COMPRESSED", sockets.to_owned())));
     let ran = run("scenarios.js", package, &environment, |what| match what {
         "kill server" => server.kill(),
         "start server" => server.restart().map(drop),

@@ -41,6 +41,50 @@ pub(super) fn alternatives(model: &Model<'_>, considered: &[Considered], node: N
     all
 }
 
+/// How each EXISTS of a query is decided by the plans that were chosen for the nodes with rows.
+pub(super) fn decided(model: &Model<'_>, considered: &[Considered]) -> Vec<Option<&'static str>> {
+    let mut decided = vec![None; model.query.nodes.len()];
+    for id in (0..decided.len()).filter(|&id| model.node(id).synced) {
+        decide(model, considered, id, Purpose::Rows, &mut decided);
+    }
+    decided
+}
+
+fn decide(
+    model: &Model<'_>,
+    considered: &[Considered],
+    node: NodeId,
+    purpose: Purpose,
+    decided: &mut Vec<Option<&'static str>>,
+) {
+    let chosen = considered.iter().filter(|plan| plan.chosen && plan.node == node && plan.purpose == purpose);
+    for plan in chosen {
+        match &plan.way {
+            Way::Branches(_) => decide(model, considered, node, Purpose::Branch, decided),
+            Way::Driven { driver, joined, probed } => {
+                // Branches may differ; an EXISTS that is turned around in one of them is told so.
+                if let Driver::Exists(exists) = *driver {
+                    decided[exists] = Some("flipped");
+                    decide(model, considered, exists, Purpose::Keys, decided);
+                }
+                for &exists in joined {
+                    decided[exists].get_or_insert("joined");
+                    decide(model, considered, exists, Purpose::Keys, decided);
+                }
+                probed.iter().for_each(|&exists| probe(model, exists, decided));
+            }
+        }
+    }
+}
+
+/// What is probed is probed with all that is below it.
+fn probe(model: &Model<'_>, node: NodeId, decided: &mut Vec<Option<&'static str>>) {
+    decided[node].get_or_insert("probed");
+    for &child in model.node(node).children.iter().filter(|&&child| model.node(child).role == Role::Exists) {
+        probe(model, child, decided);
+    }
+}
+
 /// The name by which people know a node.
 pub(super) fn name(model: &Model<'_>, node: NodeId) -> String {
     let of = model.node(node);
@@ -164,7 +208,7 @@ fn impossible(model: &Model<'_>, node: NodeId) -> Vec<Alternative> {
     refused.collect()
 }
 
-fn negated(filter: &Filter, exists: NodeId) -> bool {
+pub(super) fn negated(filter: &Filter, exists: NodeId) -> bool {
     match filter {
         Filter::Exists { node, negated } => *node == exists && *negated,
         Filter::And(filters) | Filter::Or(filters) => filters.iter().any(|filter| negated(filter, exists)),

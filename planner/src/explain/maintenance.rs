@@ -144,6 +144,7 @@ pub(super) fn changes(model: &Model<'_>, sizes: &Sizes) -> Vec<ChangeCost> {
                     cost_when_reached: 0.0,
                     cost: ROUTE,
                     reads: Vec::new(),
+                    measured: None,
                 });
                 changes.len() - 1
             }

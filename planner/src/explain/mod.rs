@@ -11,6 +11,7 @@
 mod advice;
 mod alternatives;
 mod candidates;
+mod create_index;
 mod maintenance;
 mod notes;
 mod operators;
@@ -178,6 +179,7 @@ impl Planner {
             }
         }
 
+        let decided = alternatives::decided(&model, &considered);
         let nodes = {
             let reader = run.reader.lock();
             let mut describer = Describer::new(query, &reader, options.vended_rows > 0);
@@ -186,7 +188,8 @@ impl Planner {
                 let describe =
                     |plan: &NodePlan| describer.plan(&plan.plan, &tallies[id], plan.keys.map(|keys| keys as u64));
                 let operator = plan.map(describe).transpose()?;
-                Ok(self.node(&model, id, plan, operator, &considered, rows[id], estimated_keys[id], analyze))
+                let report = self.node(&model, id, plan, operator, &considered, rows[id], estimated_keys[id], analyze);
+                Ok(NodeReport { decided: decided[id], ..report })
             };
             (0..query.nodes.len()).map(node).collect::<Result<Vec<_>>>()?
         };
@@ -247,6 +250,8 @@ impl Planner {
                 Role::Related => "related",
                 Role::Exists => "exists",
             },
+            negated: edge.is_some_and(|edge| alternatives::negated(&model.node(edge.parent).filter, id)),
+            decided: None,
             parent: edge.map(|edge| edge.parent),
             on: edge
                 .map(|edge| {

@@ -93,6 +93,11 @@ pub struct NodeReport {
     pub alias: String,
     /// `root`, `related` or `exists`.
     pub role: &'static str,
+    /// Whether an EXISTS is negated.
+    pub negated: bool,
+    /// How an EXISTS is decided: `flipped` (its keys are collected first, and rows looked up by them), `joined` (its keys
+    /// are collected once and compared) or `probed` (for each row).
+    pub decided: Option<&'static str>,
     /// The node above.
     pub parent: Option<usize>,
     /// Pairs of columns that tie its rows to those above: of the parent, of this table.
@@ -298,6 +303,18 @@ pub struct ChangeCost {
     pub cost: f64,
     /// What is read of the replica then.
     pub reads: Vec<String>,
+    /// What changes that reach it took, if that was tried on a copy.
+    pub measured: Option<MeasuredChanges>,
+}
+
+/// Changes that were made on a copy of the data and undone.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MeasuredChanges {
+    /// How many.
+    pub changes: usize,
+    /// Microseconds that keeping the answer current took for each, on average.
+    pub mean: f64,
 }
 
 /// Something to do, or to know.
@@ -320,6 +337,8 @@ pub struct Advice {
     pub query_cost: Option<(f64, f64)>,
     /// What a change that reaches the query costs before and after, over all tables.
     pub changes_cost: Option<(f64, f64)>,
+    /// What every change of the table costs besides, because the index is written, in microseconds.
+    pub write_cost: Option<f64>,
     /// Milliseconds before and after on a copy of the data with the index, if that was asked for.
     pub measured_ms: Option<(f64, f64)>,
     /// Rows visited before and after on that copy.
@@ -357,6 +376,7 @@ impl Advice {
             gain_of: None,
             query_cost: None,
             changes_cost: None,
+            write_cost: None,
             measured_ms: None,
             measured_visited: None,
         }

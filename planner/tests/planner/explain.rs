@@ -45,6 +45,7 @@ fn an_exists_without_an_index_is_not_probed() {
     let report = report(&snapshot, &with_body5(), &Options::default());
     let visited = report.totals.rows_visited.unwrap();
     assert!((20_000..=50_000).contains(&visited), "{visited}");
+    assert_eq!((report.nodes[1].decided, report.nodes[1].negated), (Some("joined"), false));
     let probing = report.nodes[0].alternatives.iter().find(|other| other.what.contains("probe")).unwrap();
     assert!(!probing.chosen);
     assert!(
@@ -61,6 +62,34 @@ fn an_exists_without_an_index_is_not_probed() {
     let reached =
         |report: &Report| report.maintenance.changes.iter().map(|change| change.cost_when_reached).sum::<f64>();
     assert!(reached(&after) * 10.0 < reached(&report), "{} {}", reached(&after), reached(&report));
+}
+
+/// Whatever is chosen, each EXISTS is decided in one way, and what hangs on a probed one is probed.
+#[test]
+fn every_exists_is_decided() {
+    let directory = tempfile::tempdir().unwrap();
+    let snapshot = tracker(&directory.path().join("replica.db"), 50, 2_000);
+    let comments = || from("comment").filter(equal("id", "c1"));
+    for (ast, decided, negated) in [
+        // One issue is looked up by its key, and its comments with it.
+        (
+            from("issue").filter(equal("id", "i1")).filter(exists("id", "issue", comments())),
+            &["flipped", "probed"][..],
+            false,
+        ),
+        (from("issue").filter(exists("id", "issue", comments())), &["flipped"], false),
+        (from("issue").filter(not_exists("id", "issue", comments())), &["joined", "probed"], true),
+        (from("issue"), &[], false),
+    ] {
+        let report = report(&snapshot, &ast, &Options::default());
+        let exists: Vec<_> = report.nodes.iter().filter(|node| node.role == "exists").collect();
+        assert_eq!(exists.is_empty(), decided.is_empty());
+        for node in exists {
+            assert!(decided.contains(&node.decided.unwrap()), "{:?}", node.decided);
+            assert_eq!(node.negated, negated);
+        }
+        assert_eq!(report.nodes[0].decided, None);
+    }
 }
 
 #[test]

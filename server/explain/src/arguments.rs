@@ -45,7 +45,8 @@ pub struct Explain {
     /// The application's schema as JSON; texts then use its names and relationships.
     #[arg(long, value_name = "FILE")]
     pub schema: Option<PathBuf>,
-    /// Run the queries and measure them. They are if there is data, unless this is false.
+    /// Run the queries and measure them, and on a copy of the replica what changes cost. That is done if there is data, and
+    /// the copy made if the replica is small, unless this is false; true makes the copy in any case.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub analyze: Option<bool>,
     /// How to print.

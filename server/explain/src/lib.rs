@@ -1,12 +1,13 @@
 //! `zql explain`: how queries are answered from a replica, or would be, without a server and without Postgres.
 //!
 //! [`arguments`] says what can be asked for, [`sources`] opens what queries are explained with, [`queries`] reads them,
-//! [`text`], [`html`] and JSON are renderings of the planner's report, [`compare`] of two, and [`check`] tries advice on a copy of
-//! the data. Nothing here changes a replica.
+//! [`text`], [`html`] and JSON are renderings of the planner's report, [`compare`] of two. [`changes`] makes changes and [`check`]
+//! tries advice on a copy of the data; nothing here changes a replica.
 //!
 //! It must not know how a query is planned. Cost is that of the reports: a few runs of each query.
 
 pub mod arguments;
+mod changes;
 mod check;
 mod compare;
 mod html;
@@ -26,6 +27,7 @@ use planner::explain::{Options, Subject};
 use serde_json::json;
 
 use arguments::{Explain, Format, When};
+use changes::Scratch;
 use queries::{Named, read_queries};
 use sources::Source;
 pub use text::Page;
@@ -95,9 +97,19 @@ pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
     }
     let queries = read_queries(arguments)?;
     let planner = Planner::new();
+    let asked = arguments.analyze == Some(true);
+    let mut copy = match arguments.analyze.unwrap_or(true) {
+        true => Scratch::new(&source, arguments.replica()?, asked)?,
+        false => None,
+    };
     let mut reports = Vec::with_capacity(queries.len());
     for query in &queries {
         let mut report = explain(&planner, source.subject(), query, arguments)?;
+        if let Some(copy) = &mut copy
+            && let Err(error) = copy.measure(&query.ast, &mut report)
+        {
+            report.warnings.push(format!("what changes cost could not be measured: {error:#}"));
+        }
         if arguments.check_advice {
             check::check(&source, query, &mut report)?;
         }

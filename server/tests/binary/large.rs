@@ -60,7 +60,7 @@ async fn until(connection: &mut Connection, wanted: &str) -> usize {
 async fn a_million_rows_disturb_nobody() {
     let postgres = Postgres::start(Options::default()).expect("a Postgres of its own");
     let api = Api::start().expect("the API server");
-    let tracker = Tracker::on(&postgres, &api.url, TABLE);
+    let tracker = Tracker::on(&postgres, &api.url, TABLE, &[]);
     let url = tracker.server.url();
     let sql = |sql: &str| postgres.psql(&tracker.database, sql).expect(sql);
 

@@ -3,9 +3,11 @@
 mod client;
 mod conformance;
 mod demo;
+mod explain;
 mod large;
 mod node;
 mod protocol;
+mod start;
 mod takeover;
 mod watch;
 mod worlds;
@@ -25,24 +27,25 @@ fn binary() -> &'static Path {
 struct Tracker {
     server: SyncServer,
     database: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Tracker {
     /// Starts it; named queries are asked for at `query_url`.
     fn start(query_url: &str) -> Tracker {
-        Tracker::on(postgres::shared(), query_url, "")
+        Tracker::on(postgres::shared(), query_url, "", &[])
     }
 
-    /// On that cluster, after some more SQL.
-    fn on(postgres: &Postgres, query_url: &str, more: &str) -> Tracker {
+    /// On that cluster, after some more SQL, with these settings.
+    fn on(postgres: &Postgres, query_url: &str, more: &str, settings: &[(&'static str, &str)]) -> Tracker {
         let database = postgres.database().expect("a database");
         Sizes::SMALL.load(postgres, &database).expect("the tracker's rows");
         postgres.psql(&database, more).expect(more);
         let folder = tempfile::tempdir().expect("a folder");
         let program = Program::Zql(PathBuf::from(binary()));
-        let server = SyncServer::start(program, &database, query_url, folder.path()).expect("the server");
-        Tracker { server, database, _folder: folder }
+        let server =
+            SyncServer::start_with(program, &database, query_url, folder.path(), settings).expect("the server");
+        Tracker { server, database, folder }
     }
 
     fn sql(&self, sql: &str) -> String {

@@ -12,7 +12,7 @@ use crate::{Tracker, binary};
 fn passes(package: &str) {
     let api = Api::start().expect("the API server");
     let mut tracker = Tracker::start(&api.url);
-    if let Err(error) = scenarios(package, &mut tracker.server, &tracker.database) {
+    if let Err(error) = scenarios(package, &mut tracker.server, &tracker.database, None) {
         panic!("{error:#}");
     }
 }
@@ -25,6 +25,22 @@ fn client_1_9_passes_the_scenarios() {
 #[test]
 fn client_1_4_passes_the_scenarios() {
     passes("zero-1.4");
+}
+
+/// With both of the WebSockets that the client meets in Node, and deflate at its extremes.
+#[test]
+fn client_1_9_passes_the_scenarios_over_compressed_sockets() {
+    for (sockets, options) in [
+        ("node", r#"{"threshold":0,"zlibDeflateOptions":{"level":9,"memLevel":8}}"#),
+        ("ws", r#"{"serverNoContextTakeover":true,"threshold":100,"zlibDeflateOptions":{"level":1}}"#),
+    ] {
+        let settings = [("ZERO_WEBSOCKET_COMPRESSION", "true"), ("ZERO_WEBSOCKET_COMPRESSION_OPTIONS", options)];
+        let api = Api::start().expect("the API server");
+        let mut tracker = Tracker::on(postgres::shared(), &api.url, "", &settings);
+        if let Err(error) = scenarios("@rocicorp/zero", &mut tracker.server, &tracker.database, Some(sockets)) {
+            panic!("{sockets}: {error:#}");
+        }
+    }
 }
 
 #[test]

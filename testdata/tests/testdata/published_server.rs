@@ -14,5 +14,5 @@ fn the_published_server_passes_the_scenarios() {
     let folder = tempfile::tempdir().unwrap();
     let api = Api::start().unwrap();
     let mut server = SyncServer::start(Program::ZeroCache, &database, &api.url, folder.path()).unwrap();
-    scenarios("@rocicorp/zero", &mut server, &database).unwrap();
+    scenarios("@rocicorp/zero", &mut server, &database, None).unwrap();
 }

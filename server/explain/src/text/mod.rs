@@ -99,8 +99,12 @@ fn maintenance(canvas: &mut Canvas, report: &Report) {
     canvas.blank();
     let longest = maintenance.changes.iter().map(|change| change.table.chars().count()).max().unwrap_or(0);
     let width = (longest + 12).max(24);
-    let head =
-        format!("{:<width$}{:>12}{:>14}{:>14}", "a change of one row of", "reaches it", "then costs", "on average");
+    let measured = maintenance.changes.iter().any(|change| change.measured.is_some());
+    let what = "a change of one row of";
+    let mut head = format!("{what:<width$}{:>12}{:>14}{:>14}", "reaches it", "expected", "on average");
+    if measured {
+        head.push_str(&format!("{:>14}", "measured"));
+    }
     canvas.line([(Ink::Dim, head.as_str())]);
     for change in &maintenance.changes {
         let slow = change.cost_when_reached >= 1000.0;
@@ -110,6 +114,7 @@ fn maintenance(canvas: &mut Canvas, report: &Report) {
             (Ink::Plain, format!("{:>12}", share(change.reaches)).as_str()),
             (if slow { Ink::Bad } else { Ink::Plain }, cost.as_str()),
             (Ink::Plain, format!("{:>14}", time(change.cost)).as_str()),
+            (Ink::Bold, change.measured.map_or_else(String::new, |of| format!("{:>14}", time(of.mean))).as_str()),
         ]);
         for read in &change.reads {
             let ink = if read.contains("without an index") { Ink::Bad } else { Ink::Dim };
@@ -134,6 +139,10 @@ fn advice(canvas: &mut Canvas, advice: &[Advice]) {
                         (Ink::Good, format!("{} cheaper", times(gain)).as_str()),
                         (Ink::Plain, cost.as_str()),
                     ]);
+                }
+                if let Some(cost) = advice.write_cost {
+                    let text = format!("every change of its table then costs {} more", time(cost));
+                    canvas.wrapped("  ", Ink::Dim, &text);
                 }
                 if let (Some((before, after)), Some((visited, then))) = (advice.measured_ms, advice.measured_visited) {
                     let text = format!(
