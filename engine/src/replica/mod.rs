@@ -23,6 +23,7 @@ mod ddl;
 mod displace;
 mod error;
 mod load;
+mod native;
 mod pins;
 mod relation;
 mod scan_status;

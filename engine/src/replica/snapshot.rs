@@ -1,25 +1,23 @@
 //! Pinned versions and the connections that read them.
 //!
 //! A pin is a connection inside a read transaction. More connections join it at exactly its version
-//! through SQLite's snapshot API, whose calls are unsafe code. A pin keeps the
-//! write-ahead log from being reset, so pins are meant to be brief; one that outlives the log's bound is
-//! given up ([`ReplicaError::PinExpired`]) and its holder pins again.
-#![allow(unsafe_code)]
+//! through SQLite's snapshot API. A pin keeps the write-ahead log from being reset, so pins are meant to be
+//! brief; one that outlives the log's bound is given up ([`ReplicaError::PinExpired`]) and its holder pins again.
 
 use std::ops::Deref;
 use std::path::Path;
-use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rusqlite::{Connection, InterruptHandle, ffi};
+use rusqlite::{Connection, InterruptHandle};
 use zql_spec::schema::{Schema, Table};
 use zql_spec::value::Value;
 
 use super::codec::RowCodec;
 use super::error::ReplicaError;
+use super::native;
 use super::scan_status::{self, PlanLine};
 use super::{Access, Published, Replica};
 use crate::commit::{StoredRow, Version};
@@ -33,42 +31,6 @@ const STATEMENTS_MAX: usize = 256;
 
 /// How long opening a reader waits for a checkpoint, during which SQLite refuses to open snapshots.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(30);
-
-/// SQLite's own description of a version: which frames of the log are part of it.
-struct Handle(NonNull<ffi::sqlite3_snapshot>);
-
-// SAFETY: the object is a plain copy of the log's header; SQLite never changes it after
-// sqlite3_snapshot_get and only reads it in sqlite3_snapshot_open, from any thread.
-unsafe impl Send for Handle {}
-// SAFETY: as above; all use after creation is read-only.
-unsafe impl Sync for Handle {}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: the pointer came from sqlite3_snapshot_get and is freed once, here.
-        unsafe { ffi::sqlite3_snapshot_free(self.0.as_ptr()) }
-    }
-}
-
-/// The snapshot of the connection's open read transaction.
-fn snapshot_get(connection: &Connection) -> rusqlite::Result<Handle> {
-    let mut snapshot = ptr::null_mut();
-    // SAFETY: the handle is valid while the connection is borrowed and used by this thread alone; the
-    // name is a NUL-terminated constant; the out pointer is checked below.
-    let code = unsafe { ffi::sqlite3_snapshot_get(connection.handle(), c"main".as_ptr(), &mut snapshot) };
-    match NonNull::new(snapshot) {
-        Some(snapshot) if code == ffi::SQLITE_OK => Ok(Handle(snapshot)),
-        _ => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("sqlite3_snapshot_get".to_owned()))),
-    }
-}
-
-/// Starts a read transaction at the snapshot on a connection that has begun one and not read yet.
-fn snapshot_open(connection: &Connection, snapshot: &Handle) -> rusqlite::Result<()> {
-    // SAFETY: the connection's handle is valid while borrowed and used by this thread alone; the
-    // snapshot is alive for as long as `snapshot` is borrowed.
-    let code = unsafe { ffi::sqlite3_snapshot_open(connection.handle(), c"main".as_ptr(), snapshot.0.as_ptr()) };
-    if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
-}
 
 /// Opens a connection that only reads.
 pub(super) fn open_reading(path: &Path, access: Access) -> Result<Connection, ReplicaError> {
@@ -125,7 +87,7 @@ pub struct Snapshot {
     replica: Arc<Replica>,
     published: Arc<Published>,
     /// Absent when the file is only looked at: SQLite knows no snapshots of a log that is empty.
-    handle: Option<Handle>,
+    handle: Option<native::Snapshot>,
     /// Connections at this version that nobody uses at the moment. Together with the lent ones there is
     /// always at least one, which is the pin.
     idle: Mutex<Vec<Connection>>,
@@ -142,7 +104,7 @@ impl Snapshot {
         let pinned = (|| {
             let version = version_of(&connection)?;
             let handle = match replica.access {
-                Access::Serve => Some(snapshot_get(&connection)?),
+                Access::Serve => Some(native::Snapshot::of(&connection)?),
                 Access::Inspect => None,
             };
             Ok::<_, ReplicaError>((version, handle))
@@ -196,7 +158,7 @@ impl Snapshot {
         };
         loop {
             connection.execute_batch("BEGIN")?;
-            let error = match snapshot_open(&connection, handle) {
+            let error = match handle.open(&connection) {
                 Ok(()) => {
                     self.interrupts.lock().push(connection.get_interrupt_handle());
                     return Ok(connection);
@@ -209,7 +171,7 @@ impl Snapshot {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 // The log was reset: possible for a version that was wholly in the database file.
-                Some(sqlite) if sqlite.extended_code == ffi::SQLITE_ERROR_SNAPSHOT => {
+                Some(sqlite) if sqlite.extended_code == rusqlite::ffi::SQLITE_ERROR_SNAPSHOT => {
                     self.replica.forget_shared(&self.version);
                     return Err(ReplicaError::PinExpired(Arc::clone(&self.version)));
                 }

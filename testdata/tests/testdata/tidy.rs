@@ -1,6 +1,6 @@
 //! What everybody should always do, checked by a test instead of by a reviewer: the direction of
-//! dependencies between crates, a `//!` header on every module, no stubs, a place for every crate in
-//! ARCHITECTURE.md.
+//! dependencies between crates, a `//!` header on every module, no stubs, unsafe code in one place, a place for
+//! every crate in ARCHITECTURE.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("terminal", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
     ("conformance", &["zql-spec", "engine", "planner", "protocol-client", "testdata"], &[]),
     ("bench-wire", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
-    ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "sync"], &[]),
+    ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "sync", "testdata"], &[]),
 ];
 
 fn root() -> PathBuf {
@@ -146,6 +146,16 @@ fn modules_say_what_they_are_for_and_hold_no_stubs() {
         }
     }
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+#[test]
+fn unsafe_code_is_in_one_module() {
+    let allows = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).expect("a source can be read");
+        text.lines().any(|line| line.trim_start().starts_with("#") && line.contains("(unsafe_code)"))
+    };
+    let found: Vec<PathBuf> = sources().into_iter().filter(allows).collect();
+    assert_eq!(found, [root().join("engine/src/replica/native.rs")]);
 }
 
 fn manifests() -> Vec<PathBuf> {
