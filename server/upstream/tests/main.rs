@@ -1,5 +1,6 @@
 //! The upstream side against a real Postgres: one cluster for the binary, one database a test.
 
+mod bundles;
 mod harness;
 mod initial;
 mod resume;

@@ -36,7 +36,7 @@ use crate::names::Names;
 use crate::setup::shard::Shard;
 use crate::setup::slots::{self, epoch_ms};
 use crate::sync::replica_error;
-use session::Session;
+use session::{Inbound, Session};
 use source::PostgresSource;
 
 /// First pause before connecting again; doubled each time.
@@ -285,16 +285,8 @@ impl Follower {
         info!(slot = upstream.slot, from = %zql_spec::version::format_lsn(start), "following the replication slot");
         let cleanup =
             self.handle.spawn(clean_up(Arc::clone(&upstream.target), upstream.names.clone(), upstream.slot.clone()));
-        let mut session = Session::new(
-            Arc::clone(&upstream.replica),
-            &upstream.target,
-            &upstream.names,
-            &upstream.shard,
-            self.handle.clone(),
-            Box::new(source),
-            timeout,
-            Arc::clone(&self.durable),
-        )?;
+        let inbound = Inbound { source: Box::new(source), timeout };
+        let mut session = Session::new(upstream, self.handle.clone(), inbound, Arc::clone(&self.durable))?;
         let result = session.run(writer, on_commit, &mut self.stopped);
         cleanup.abort();
         match result {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::commit::Commit;
-use engine::replica::{Replica, Tx, Writer};
+use engine::replica::{Tx, Writer};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_postgres::Client;
@@ -14,12 +14,10 @@ use zql_spec::version::StateVersion;
 use super::apply::Applier;
 use super::ddl::{self, DdlMessage, Shape};
 use super::source::{Event, ReplicationSource};
-use super::{Durable, Ended};
-use crate::connection::SharedTarget;
+use super::{Durable, Ended, Upstream};
 use crate::error::Error;
-use crate::names::Names;
 use crate::published::PublishedSchema;
-use crate::setup::shard::{self, Shard};
+use crate::setup::shard;
 use crate::sync::replica_error;
 
 /// How often an idle stream moves the replica's version on at most. The slot may only be told of positions
@@ -37,15 +35,17 @@ const GROUP_CHANGES_MAX: usize = 2000;
 /// Upstream transactions in one commit at most; by then a commit's own cost is negligible.
 const GROUP_TRANSACTIONS_MAX: usize = 500;
 
+/// What comes in, and how long it may be silent.
+pub(super) struct Inbound {
+    pub(super) source: Box<dyn ReplicationSource>,
+    pub(super) timeout: Option<Duration>,
+}
+
 /// The state of one connection.
 pub(super) struct Session<'a> {
-    replica: Arc<Replica>,
-    target: &'a SharedTarget,
-    names: &'a Names,
-    shard: &'a Shard,
+    upstream: &'a Upstream,
     handle: Handle,
-    source: Box<dyn ReplicationSource>,
-    inbound_timeout: Option<Duration>,
+    inbound: Inbound,
     durable: Arc<Durable>,
     applier: Applier,
     /// The commit position that the replica has.
@@ -63,36 +63,17 @@ struct Applied {
 }
 
 impl<'a> Session<'a> {
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
-        replica: Arc<Replica>,
-        target: &'a SharedTarget,
-        names: &'a Names,
-        shard: &'a Shard,
+        upstream: &'a Upstream,
         handle: Handle,
-        source: Box<dyn ReplicationSource>,
-        inbound_timeout: Option<Duration>,
+        inbound: Inbound,
         durable: Arc<Durable>,
     ) -> Result<Session<'a>, Error> {
-        let applier = Applier::of_replica(&replica);
-        let version = replica.state().state_version;
+        let applier = Applier::of_replica(&upstream.replica);
+        let version = upstream.replica.state().state_version;
         let position = position_after(&version).ok_or_else(|| not_a_position(&version))?.saturating_sub(1);
-        let (ddl_prefix, idle_commit) = (names.ddl_message_prefix(), Instant::now());
-        Ok(Session {
-            replica,
-            target,
-            names,
-            shard,
-            handle,
-            source,
-            inbound_timeout,
-            durable,
-            applier,
-            position,
-            idle_commit,
-            ddl_prefix,
-            kept: None,
-        })
+        let (ddl_prefix, idle_commit) = (upstream.names.ddl_message_prefix(), Instant::now());
+        Ok(Session { upstream, handle, inbound, durable, applier, position, idle_commit, ddl_prefix, kept: None })
     }
 
     /// Applies transactions until the stream ends or a stop is asked for between two of them.
@@ -103,19 +84,19 @@ impl<'a> Session<'a> {
         stopped: &mut watch::Receiver<bool>,
     ) -> Result<Ended, Error> {
         loop {
-            let event = match self.kept.take().map(Ok).or_else(|| self.source.waiting()) {
+            let event = match self.kept.take().map(Ok).or_else(|| self.inbound.source.waiting()) {
                 Some(event) => event?,
                 None => match self.wait(stopped)? {
                     Waited::Event(event) => event,
                     Waited::Stopped => {
-                        self.durable.flush(&self.replica)?;
-                        self.source.acknowledge(self.durable.position());
-                        self.handle.block_on(self.source.close());
+                        self.durable.flush(&self.upstream.replica)?;
+                        self.inbound.source.acknowledge(self.durable.position());
+                        self.handle.block_on(self.inbound.source.close());
                         return Ok(Ended::Stopped);
                     }
                 },
             };
-            self.source.acknowledge(self.durable.position());
+            self.inbound.source.acknowledge(self.durable.position());
             match event {
                 None => return Ok(Ended::Disconnected),
                 Some(Event::Begin { lsn }) => self.group(writer, on_commit, lsn)?,
@@ -130,14 +111,14 @@ impl<'a> Session<'a> {
 
     /// Waits for an event, acknowledging what becomes durable meanwhile.
     fn wait(&mut self, stopped: &mut watch::Receiver<bool>) -> Result<Waited, Error> {
-        let timeout = self.inbound_timeout.unwrap_or(Duration::MAX);
+        let timeout = self.inbound.timeout.unwrap_or(Duration::MAX);
         let handle = self.handle.clone();
         handle.block_on(async {
             let deadline = tokio::time::sleep(timeout.min(Duration::from_secs(86_400 * 365)));
             tokio::pin!(deadline);
             loop {
                 tokio::select! {
-                    event = self.source.next() => return event.map(Waited::Event),
+                    event = self.inbound.source.next() => return event.map(Waited::Event),
                     () = self.durable.changed() => {}
                     // An error says that the other side is gone, which is a stop as well.
                     _ = stopped.wait_for(|stop| *stop) => return Ok(Waited::Stopped),
@@ -148,23 +129,23 @@ impl<'a> Session<'a> {
                         });
                     }
                 }
-                self.source.acknowledge(self.durable.position());
+                self.inbound.source.acknowledge(self.durable.position());
             }
         })
     }
 
     fn next(&mut self) -> Result<Event, Error> {
-        let event = match self.source.waiting() {
+        let event = match self.inbound.source.waiting() {
             Some(event) => event?,
             None => {
-                let timeout = self.inbound_timeout.unwrap_or(Duration::from_secs(86_400 * 365));
+                let timeout = self.inbound.timeout.unwrap_or(Duration::from_secs(86_400 * 365));
                 let handle = self.handle.clone();
-                handle.block_on(async { tokio::time::timeout(timeout, self.source.next()).await }).map_err(|_| {
-                    Error::Stream {
+                handle.block_on(async { tokio::time::timeout(timeout, self.inbound.source.next()).await }).map_err(
+                    |_| Error::Stream {
                         context: "the replication stream".to_owned(),
                         message: format!("nothing was received for {} ms", timeout.as_millis()),
-                    }
-                })??
+                    },
+                )??
             }
         };
         event.ok_or_else(|| Error::Stream {
@@ -210,7 +191,7 @@ impl<'a> Session<'a> {
     /// Whether another transaction has begun to arrive; anything else that waits is kept for later.
     fn waiting_transaction(&mut self) -> Result<Option<u64>, Error> {
         loop {
-            match self.source.waiting() {
+            match self.inbound.source.waiting() {
                 None => return Ok(None),
                 Some(event) => match event? {
                     Some(Event::Begin { lsn }) => return Ok(Some(lsn)),
@@ -234,7 +215,7 @@ impl<'a> Session<'a> {
                 Event::Change(bytes) => {
                     applied.changes += 1;
                     if let Some(relation) = self.applier.apply(tx, &bytes)?
-                        && !self.shard.ddl_detection
+                        && !self.upstream.shard.ddl_detection
                     {
                         self.check_unannounced(&relation.name)?;
                     }
@@ -271,7 +252,7 @@ impl<'a> Session<'a> {
         // The next commit record may start exactly at `lsn`, and its version must be a greater one.
         let position = lsn.saturating_sub(1);
         let bytes = position.saturating_sub(self.position);
-        if bytes == 0 || (bytes < IDLE_COMMIT_BYTES && self.idle_commit.elapsed() < IDLE_COMMIT_INTERVAL) {
+        if !moves_on(bytes, self.idle_commit.elapsed()) {
             return Ok(());
         }
         self.idle_commit = Instant::now();
@@ -311,7 +292,7 @@ impl<'a> Session<'a> {
 
     /// A new table may need the identity of a unique index; altering it comes back as a change of its own.
     fn fix_replica_identities(&self) {
-        let (target, names) = (Arc::clone(self.target), self.names.clone());
+        let (target, names) = (Arc::clone(&self.upstream.target), self.upstream.names.clone());
         self.handle.spawn(async move {
             let fixed = async {
                 let client = target.connect("change-source-init").await?;
@@ -325,9 +306,9 @@ impl<'a> Session<'a> {
 
     /// Without event triggers, a table's description in the stream is the only sign of a change.
     fn check_unannounced(&mut self, table: &str) -> Result<(), Error> {
-        let publications = &self.shard.publications;
+        let publications = &self.upstream.shard.publications;
         let schema = self.handle.block_on(async {
-            let client = self.target.connect("change-source-init").await?;
+            let client = self.upstream.target.connect("change-source-init").await?;
             PublishedSchema::read(&client, publications).await
         })?;
         match self.applier.shape().difference(&Shape::of(&schema)) {
@@ -335,10 +316,15 @@ impl<'a> Session<'a> {
             Some(difference) => Err(Error::ResetRequired(format!(
                 "the published schema changed ({difference}), seen at table {table}; event triggers of shard {} are \
                  missing, so the replica must be copied again",
-                self.names.shard
+                self.upstream.names.shard
             ))),
         }
     }
+}
+
+/// Whether an idle replica's version moves on over so many bytes of log, so long after it last did.
+fn moves_on(bytes: u64, since: Duration) -> bool {
+    bytes >= IDLE_COMMIT_BYTES || (bytes > 0 && since >= IDLE_COMMIT_INTERVAL)
 }
 
 enum Waited {
@@ -368,4 +354,24 @@ pub(super) async fn inbound_timeout(client: &Client, setting: Option<Duration>) 
         return Ok(None);
     }
     Ok(Some(setting.unwrap_or(Duration::from_millis(milliseconds) * 2)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_version_moves_on_by_log_or_by_time() {
+        let (short, long) = (Duration::ZERO, IDLE_COMMIT_INTERVAL);
+        let cases = [
+            (0, long, false),
+            (1, short, false),
+            (1, long, true),
+            (IDLE_COMMIT_BYTES - 1, short, false),
+            (IDLE_COMMIT_BYTES, short, true),
+        ];
+        for (bytes, since, expected) in cases {
+            assert_eq!(moves_on(bytes, since), expected, "{bytes} bytes, {since:?}");
+        }
+    }
 }

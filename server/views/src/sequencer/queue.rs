@@ -109,3 +109,49 @@ impl Queue {
         *self.metrics.lock()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::commit::{Key, RowChange, StoredRow, TableDelta, Version};
+    use zql_spec::value::Value;
+
+    use super::*;
+
+    fn version(number: usize) -> Version {
+        Version::from(format!("1{number:06}"))
+    }
+
+    /// Commit `number`: edits row `number % 50`, which commit `number - 50` edited before.
+    fn commit(number: usize) -> Commit {
+        let image = |number: usize| {
+            Arc::new(StoredRow { values: Box::new([Value::Number(number as f64)]), version: version(number) })
+        };
+        let key = Key::from_iter([Value::Number((number % 50) as f64)]);
+        let change = RowChange { old: Some(image(number.saturating_sub(50))), new: Some(image(number)) };
+        let mut commit = Commit::empty(version(number - 1), version(number));
+        let delta = TableDelta { rows: [(key, change)].into_iter().collect() };
+        commit.tables.insert(Arc::from("issue"), delta);
+        commit
+    }
+
+    #[test]
+    fn commits_that_wait_are_one_step() {
+        let queue = Queue::default();
+        for number in 1..=1000 {
+            queue.push_commit(Arc::new(commit(number)), None);
+        }
+        let (taken, _) = queue.take(None).and_then(|round| round.commit).expect("commits wait");
+        assert_eq!((&taken.base, &taken.version), (&version(0), &version(1000)));
+        let rows = &taken.tables["issue"].rows;
+        assert_eq!(rows.len(), 50, "each row once");
+        for change in rows.values() {
+            let value = |image: &Option<Arc<StoredRow>>| image.as_ref().map(|row| row.values[0].clone());
+            let (Some(Value::Number(old)), Some(Value::Number(new))) = (value(&change.old), value(&change.new)) else {
+                panic!("{change:?}")
+            };
+            assert!(old == 0.0 && new > 950.0, "from the first old image to the last new one, not {old} to {new}");
+        }
+        assert_eq!(queue.metrics().commits, 1);
+        assert!(queue.take(Some(Duration::ZERO)).is_some_and(|round| round.commit.is_none()), "nothing is left");
+    }
+}
