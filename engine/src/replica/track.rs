@@ -83,8 +83,18 @@ impl Track {
             let Some(table) = rows.table else { continue };
             let mut delta = TableDelta::default();
             delta.rows.reserve(rows.by_rowid.len());
-            let mut news = Vec::with_capacity(rows.by_rowid.len());
+            let mut news = Vec::new();
+            let keeps_key = |old: &StoredRow, new: &StoredRow| {
+                table.primary_key.iter().all(|&column| old.values[column] == new.values[column])
+            };
             for (old, new) in rows.by_rowid.into_values() {
+                if let (Some(before), Some(after)) = (&old, &new)
+                    && keeps_key(before, after)
+                {
+                    // No other row had or has this key.
+                    delta.rows.insert(after.key(&table.primary_key), RowChange { old, new });
+                    continue;
+                }
                 if let Some(old) = old {
                     let key = old.key(&table.primary_key);
                     delta.rows.insert(key, RowChange { old: Some(old), new: None });

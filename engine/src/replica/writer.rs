@@ -4,9 +4,8 @@
 //! so that the [`Commit`] says all there is to know. Values are SQLite storage values, already converted:
 //! booleans as 0/1, JSON and arrays as text, times as milliseconds.
 //!
-//! A write costs a look-up by key, a write by row id and one entry of the change log, each through a
-//! prepared statement. An update sets only columns whose value changed, so that it touches only
-//! their indexes.
+//! A write costs a look-up by key and a write by row id, each through a prepared statement. An update sets only
+//! columns whose value changed, so that it touches only their indexes. The change log follows in batches.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,12 +17,13 @@ use rustc_hash::FxHashMap;
 use zql_spec::schema::Schema;
 
 use super::catalogue::{Catalogue, now_ms, quote};
+use super::changelog::ChangeLog;
 use super::codec::RowCodec;
 use super::displace::Displaced;
 use super::error::ReplicaError;
 use super::relation::{Mask, RelationInfo, Stored};
 use super::track::Track;
-use super::{Published, Replica, SqliteValue, changelog, touch};
+use super::{Published, Replica, SqliteValue, touch};
 use crate::commit::{Commit, StoredRow, Version};
 
 /// Pages the log grows by between two checkpoints: 4 MiB, SQLite's own default.
@@ -54,6 +54,7 @@ pub(super) struct LogBounds {
 pub struct Writer {
     replica: Arc<Replica>,
     pub(super) connection: Connection,
+    change_log: ChangeLog,
     /// Grows with every schema change, so that relations resolved before are known to be stale.
     generation: u64,
     relations: FxHashMap<RelationKey, Arc<RelationInfo>>,
@@ -75,9 +76,12 @@ impl Writer {
             pages.store(u64::try_from(in_log).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
+        let version = replica.state().state_version;
+        let change_log = ChangeLog::open(&connection, &replica.replica_version, &version)?;
         Ok(Writer {
             replica: Arc::clone(replica),
             connection,
+            change_log,
             generation: 0,
             relations: FxHashMap::default(),
             next_checkpoint: CHECKPOINT_PAGES,
@@ -96,7 +100,7 @@ impl Writer {
         if *version <= *published.version {
             return Err(ReplicaError::Mismatch(format!("version {version} does not come after {}", published.version)));
         }
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Tx {
             version: Version::from(version),
             base: Arc::clone(&published.version),
@@ -165,6 +169,9 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        if let Err(error) = self.change_log.finish(&self.connection, &self.replica.schema()) {
+            tracing::warn!(%error, "the last rows of the change log were not written");
+        }
         self.replica.writer_taken.store(false, Ordering::Release);
     }
 }
@@ -424,9 +431,9 @@ impl Tx<'_> {
         let track = std::mem::take(&mut self.track);
         let commit = track.commit(Arc::clone(&self.base), Arc::clone(&self.version), self.schema_changed);
         let connection = &self.writer.connection;
-        changelog::write(connection, &self.schema, &commit)?;
+        let logged = self.writer.change_log.write(connection, &self.schema, &commit)?;
         connection
-            .prepare_cached(r#"UPDATE "_zero.replicationState" SET stateVersion = ?, writeTimeMs = ?"#)?
+            .prepare_cached(r#"UPDATE "_zero.replicationState" SET stateVersion = ?, writeTimeMs = ? WHERE lock = 1"#)?
             .execute(params![&*self.version, now_ms()])?;
         let published = Arc::new(Published {
             version: Arc::clone(&self.version),
@@ -435,10 +442,11 @@ impl Tx<'_> {
         });
         {
             let mut current: RwLockWriteGuard<'_, Arc<Published>> = self.writer.replica.published.write();
-            connection.execute_batch("COMMIT")?;
+            connection.prepare_cached("COMMIT")?.execute([])?;
             *current = published;
         }
         self.open = false;
+        self.writer.change_log.committed(&commit, logged);
         if self.schema_changed {
             // New indexes want statistics; without them the optimiser guesses, so failing is no error.
             if let Err(error) = connection.execute_batch("PRAGMA optimize") {
