@@ -48,6 +48,7 @@ struct Entry {
     registration: Registration,
     /// Did not advance and waits to be hydrated again; until then it is not registered.
     aside: bool,
+    pace: Pace,
 }
 
 impl Entry {
@@ -58,17 +59,63 @@ impl Entry {
         }
     }
 
-    /// Advances the graph, unless hydrating it again takes less. A panic is this graph's alone: it leaves the state as it was, and the graph is
-    /// hydrated again.
+    /// Advances the graph, unless hydrating it again takes less. A panic is this graph's alone: it leaves the state as it
+    /// was, and the graph is hydrated again.
     fn advance(&mut self, id: GraphId, commit: &Commit, seen: Seen<'_>, read: &mut dyn Read) -> Outcome {
-        if seen.len() >= LARGE_ROWS && self.graph.rehydration_time() < ADVANCE_TIME * seen.len() as u32 {
+        if seen.len() >= LARGE_ROWS && self.is_dear(self.pace.of(seen.len())) {
             return Err(AdvanceError::HydrateInstead);
         }
-        let advance = AssertUnwindSafe(|| self.graph.advance_by(commit, seen, read));
-        catch_unwind(advance).unwrap_or_else(|_| {
+        let begin = read.clock();
+        let advance = AssertUnwindSafe(|| self.graph.advance_by(commit, &seen, read));
+        let outcome = catch_unwind(advance).unwrap_or_else(|_| {
             tracing::error!(graph = id.0, version = %commit.version, "a graph panicked and is hydrated again");
             Err(AdvanceError::HydrateInstead)
-        })
+        });
+        if let (Some(begin), Some(end), true) = (begin, read.clock(), outcome.is_ok() && seen.len() >= LARGE_ROWS) {
+            self.pace.took(end.saturating_sub(begin), seen.len());
+        }
+        outcome
+    }
+
+    /// Whether hydrating again takes less than this.
+    fn is_dear(&mut self, taking: Duration) -> bool {
+        let dear = self.graph.rehydration_time() < taking;
+        if dear {
+            self.pace.untried();
+        }
+        dear
+    }
+}
+
+/// What a graph needs for a row of a large commit that it sees. Queries differ tenfold, and machines as well, so it is
+/// learned from the commits that the graph takes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    nanos: u64,
+}
+
+/// Before a graph has taken a large commit: measured by the benchmark of large commits.
+impl Default for Pace {
+    fn default() -> Self {
+        Pace { nanos: 5_000 }
+    }
+}
+
+impl Pace {
+    /// What so many rows take.
+    fn of(self, rows: usize) -> Duration {
+        Duration::from_nanos(self.nanos.saturating_mul(rows as u64))
+    }
+
+    /// So many rows took so long. The newest commit counts as much as all before it.
+    fn took(&mut self, time: Duration, rows: usize) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) / rows.max(1) as u64;
+        self.nanos = (self.nanos / 2).saturating_add(nanos / 2);
+    }
+
+    /// Hydrating was chosen. What once took long because the machine was busy is tried again after some ten more.
+    fn untried(&mut self) {
+        self.nanos -= self.nanos / 16;
     }
 }
 
@@ -81,7 +128,7 @@ impl Catalogue {
         let id = GraphId(self.next);
         self.next += 1;
         let registration = Registration::new(graph.query());
-        let entry = Entry { graph, registration, aside: false };
+        let entry = Entry { graph, registration, aside: false, pace: Pace::default() };
         entry.registration.register(id, &entry.graph, &mut self.routes);
         self.graphs.insert(id, entry);
         id
@@ -193,26 +240,31 @@ impl Catalogue {
 
     /// Sets graphs aside for which taking a large commit row by row would last longer than hydrating again.
     fn set_aside_dear(&mut self, commit: &Commit) -> Vec<Advanced> {
-        let mut dear: Vec<GraphId> = Vec::new();
+        let mut taking: FxHashMap<GraphId, Duration> = FxHashMap::default();
         for (table, delta) in commit.tables.iter().filter(|(_, delta)| delta.rows.len() >= LARGE_ROWS) {
             let Some(routes) = self.routes.get(table) else { continue };
             let changed = delta.rows.len();
-            dear.extend(routes.unanchored().filter_map(|interest| {
-                let entry = self.graphs.get(&interest.graph)?;
+            for interest in routes.unanchored() {
+                let Some(entry) = self.graphs.get(&interest.graph) else { continue };
                 // The order of a hash table is as good as chance.
                 let sample = delta.rows.values().take(SAMPLE);
                 let seen = sample.filter(|change| self.sees(interest, change)).count();
-                let taking = TEST_TIME * changed as u32 + ADVANCE_TIME * (changed * seen / SAMPLE) as u32;
-                (entry.graph.rehydration_time() < taking).then_some(interest.graph)
-            }));
-        }
-        dear.sort_unstable();
-        dear.dedup();
-        for id in &dear {
-            if let Some(entry) = self.graphs.get_mut(id) {
-                entry.set_aside(*id, &mut self.routes);
+                let time = TEST_TIME * changed as u32 + entry.pace.of(changed * seen / SAMPLE);
+                // Of nodes that read the same table, the one that sees most counts: a row is taken once.
+                let known = taking.entry(interest.graph).or_default();
+                *known = time.max(*known);
             }
         }
+        let mut dear = Vec::new();
+        for (id, taking) in taking {
+            if let Some(entry) = self.graphs.get_mut(&id)
+                && entry.is_dear(taking)
+            {
+                entry.set_aside(id, &mut self.routes);
+                dear.push(id);
+            }
+        }
+        dear.sort_unstable();
         dear.into_iter().map(|id| (id, Err(AdvanceError::HydrateInstead))).collect()
     }
 
@@ -360,10 +412,9 @@ const LARGE_ROWS: usize = 1_000;
 /// Rows of a large commit that tell how many of it a graph sees.
 const SAMPLE: usize = 64;
 
-/// What it takes to find out that a row does not concern a graph that tests every row of its table, and to take one
-/// that does: measured by the benchmark of large commits.
-const TEST_TIME: Duration = Duration::from_micros(1);
-const ADVANCE_TIME: Duration = Duration::from_micros(5);
+/// What it takes to find out that a row does not concern a graph that tests every row of its table: measured by the
+/// benchmark of large commits.
+const TEST_TIME: Duration = Duration::from_nanos(500);
 
 /// Graphs a thread takes at least: starting one costs about what advancing so many does.
 const MIN_SHARE: usize = 8;

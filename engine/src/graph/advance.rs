@@ -17,20 +17,12 @@ use super::changes::{Change, Changes};
 use super::edit::Edit;
 use super::filter::Probes;
 use super::packed::Packed;
-use super::plan::Plan;
+use super::plan::{Keeps, Plan};
 use super::read::Read;
 use super::state::NodeState;
 use super::{AdvanceError, QueryDelta, RowDelta};
 use crate::commit::{StoredRow, Version};
 use crate::query::{Node, NodeId, Query};
-
-/// Rows and probes that an advance may always ask the database for. At 5 to 10 µs each that is the
-/// time of a hydration of middling size, below which comparing with one is not worth it.
-const FREE_READS: usize = 5_000;
-
-/// Past [`FREE_READS`], reads allowed per row of state: hydrating reads each row of state once, at about
-/// the cost of one probe, besides what it reads to decide.
-const READS_PER_ROW: usize = 1;
 
 /// Keys of one request: between requests it is checked whether reading has become too dear.
 pub(super) const READ_CHUNK: usize = 256;
@@ -71,7 +63,7 @@ impl<'a> Advance<'a> {
         nodes: &'a [NodeState],
         changes: &'a Changes,
         read: &'a mut dyn Read,
-        state_rows: usize,
+        reads_allowed: usize,
     ) -> Self {
         let count = query.nodes.len();
         Advance {
@@ -86,7 +78,7 @@ impl<'a> Advance<'a> {
             transitions: (0..count).map(|_| Transitions::default()).collect(),
             edits: Vec::new(),
             rows_read: 0,
-            reads_allowed: FREE_READS + READS_PER_ROW * state_rows,
+            reads_allowed,
         }
     }
 
@@ -120,6 +112,11 @@ impl<'a> Advance<'a> {
         self.reads_allowed.saturating_sub(self.rows_read + self.probes.asked)
     }
 
+    /// Gives up before reads that would cost more than hydrating.
+    pub(super) fn expect_reads(&self, reads: usize) -> Result<(), AdvanceError> {
+        if reads > self.reads_left() { Err(AdvanceError::HydrateInstead) } else { Ok(()) }
+    }
+
     /// Gives up once the reads cost more than hydrating.
     pub(super) fn check_reads(&self) -> Result<(), AdvanceError> {
         if self.reads_left() == 0 { Err(AdvanceError::HydrateInstead) } else { Ok(()) }
@@ -129,55 +126,82 @@ impl<'a> Advance<'a> {
     fn delta(&self, version: &Version) -> QueryDelta {
         let mut changes = Vec::new();
         for (table, plan) in self.plan.tables.iter().enumerate() {
-            let mut rows: FxHashMap<&Packed, Sum<'_>> = FxHashMap::default();
+            let rows = self.changes.tables[table].len();
+            if let [node] = plan.synced[..]
+                && (self.transitions[node].left.is_empty() || self.is_one_set(node))
+            {
+                // Nothing moved, so each row is named once.
+                let Transitions { entered, left, stayed } = &self.transitions[node];
+                changes.reserve(entered.len() + left.len() + stayed.len());
+                let came =
+                    entered.iter().map(|(key, row)| (key, Sum { entered: 1, image: Some(row), ..Sum::default() }));
+                let went = left.iter().map(|(key, row)| (key, Sum { left: 1, image: row.as_ref(), ..Sum::default() }));
+                let stay =
+                    stayed.iter().map(|(key, _, row)| (key, Sum { stayed: 1, image: Some(row), ..Sum::default() }));
+                changes.extend(came.chain(went).chain(stay).filter_map(|(key, sum)| self.row_delta(table, key, sum)));
+                continue;
+            }
+            let mut sums: FxHashMap<&Packed, Sum<'_>> = FxHashMap::default();
             for transitions in plan.synced.iter().map(|&node| &self.transitions[node]) {
+                sums.reserve(rows.min(transitions.entered.len() + transitions.left.len() + transitions.stayed.len()));
                 for (key, row) in &transitions.entered {
-                    let sum = rows.entry(key).or_default();
+                    let sum = sums.entry(key).or_default();
                     sum.entered += 1;
                     sum.image = Some(row);
                 }
                 for (key, row) in &transitions.left {
-                    let sum = rows.entry(key).or_default();
+                    let sum = sums.entry(key).or_default();
                     sum.left += 1;
                     sum.image = sum.image.or(row.as_ref());
                 }
                 for (key, _, row) in &transitions.stayed {
-                    let sum = rows.entry(key).or_default();
+                    let sum = sums.entry(key).or_default();
                     sum.stayed += 1;
                     sum.image = Some(row);
                 }
             }
-            let name = &self.query.nodes[plan.any].table.name;
-            for (key, sum) in rows {
-                let change = self.changes.tables[table].get(key);
-                let old = match change {
-                    Some(change) => change.old.as_ref(),
-                    None => sum.image,
-                };
-                let before = match plan.synced[..] {
-                    // A row is in at most one group of a node.
-                    [_] => sum.left + sum.stayed,
-                    _ => old.map_or(0, |old| {
-                        let holds = |&&node: &&NodeId| self.nodes[node].holds(&self.query.nodes[node], key, old);
-                        plan.synced.iter().filter(holds).count() as u32
-                    }),
-                };
-                let after = (before + sum.entered).saturating_sub(sum.left);
-                let edited = change.is_some_and(|change| change.old != change.new);
-                if before == after && !(edited && after > 0) {
-                    continue;
-                }
-                let send = after > 0 && (before == 0 || edited);
-                let new = match change {
-                    Some(change) => change.new.as_ref(),
-                    None => sum.image,
-                };
-                let row = new.filter(|_| send).map(Arc::clone);
-                debug_assert!(!send || row.is_some(), "a row that is in exists");
-                changes.push(RowDelta { table: Arc::clone(name), key: key.unpack(), before, after, row });
-            }
+            changes.extend(sums.into_iter().filter_map(|(key, sum)| self.row_delta(table, key, sum)));
         }
         QueryDelta { version: Arc::clone(version), changes }
+    }
+
+    /// Whether a node's rows are one group that keeps all that pass: then a row never moves.
+    fn is_one_set(&self, node: NodeId) -> bool {
+        self.node(node).edge.is_none() && self.plan.nodes[node].keeps == Keeps::All
+    }
+
+    /// What a row's transitions mean for the answer.
+    fn row_delta(&self, table: usize, key: &Packed, sum: Sum<'_>) -> Option<RowDelta> {
+        let plan = &self.plan.tables[table];
+        let change = self.changes.tables[table].get(key);
+        let old = match change {
+            Some(change) => change.old.as_ref(),
+            None => sum.image,
+        };
+        let before = match plan.synced[..] {
+            // A row is in at most one group of a node.
+            [_] => sum.left + sum.stayed,
+            _ => old.map_or(0, |old| {
+                let holds = |&&node: &&NodeId| self.nodes[node].holds(&self.query.nodes[node], key, old);
+                plan.synced.iter().filter(holds).count() as u32
+            }),
+        };
+        let after = (before + sum.entered).saturating_sub(sum.left);
+        let edited = change.is_some_and(|change| change.old != change.new);
+        if before == after && !(edited && after > 0) {
+            return None;
+        }
+        let send = after > 0 && (before == 0 || edited);
+        let new = match change {
+            Some(change) => change.new.as_ref(),
+            None => sum.image,
+        };
+        let definition = plan.definition(self.query);
+        // Sharing the values of a row at hand costs less than making them anew.
+        let key = new.or(old).map_or_else(|| key.unpack(), |row| row.key(&definition.primary_key));
+        let row = new.filter(|_| send).map(Arc::clone);
+        debug_assert!(!send || row.is_some(), "a row that is in exists");
+        Some(RowDelta { table: Arc::clone(&definition.name), key, before, after, row })
     }
 }
 

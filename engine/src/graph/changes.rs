@@ -35,12 +35,28 @@ impl Changes {
     pub(super) fn add(&mut self, query: &Query, plan: &Plan, table: usize, change: &RowChange) {
         let key_columns = &plan.tables[table].definition(query).primary_key;
         let rows = &mut self.tables[table];
-        if let Some(old) = &change.old {
-            rows.entry(Packed::columns(old, key_columns)).or_default().old = Some(Arc::clone(old));
+        let keeps_key = |old: &StoredRow, new: &StoredRow| {
+            key_columns.iter().all(|&column| old.values[column] == new.values[column])
+        };
+        match (&change.old, &change.new) {
+            (Some(old), Some(new)) if keeps_key(old, new) => {
+                let known = rows.entry(Packed::columns(new, key_columns)).or_default();
+                (known.old, known.new) = (Some(Arc::clone(old)), Some(Arc::clone(new)));
+            }
+            (old, new) => {
+                if let Some(old) = old {
+                    rows.entry(Packed::columns(old, key_columns)).or_default().old = Some(Arc::clone(old));
+                }
+                if let Some(new) = new {
+                    rows.entry(Packed::columns(new, key_columns)).or_default().new = Some(Arc::clone(new));
+                }
+            }
         }
-        if let Some(new) = &change.new {
-            rows.entry(Packed::columns(new, key_columns)).or_default().new = Some(Arc::clone(new));
-        }
+    }
+
+    /// Makes room for changes of a table.
+    pub(super) fn reserve(&mut self, table: usize, rows: usize) {
+        self.tables[table].reserve(rows);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -159,6 +159,7 @@ impl Advance<'_> {
         let mut contents: Vec<Group> =
             parents.into_iter().map(|parents| Group { parents, members: Members::empty(keeps) }).collect();
         let keys: Vec<Key> = groups.iter().filter(|_| limit != Some(0)).map(Packed::unpack).collect();
+        self.expect_reads(keys.len())?;
         for (chunk, keys) in keys.chunks(READ_CHUNK).enumerate() {
             let ordered = matches!(keeps, Keeps::First(_));
             let lookup = Lookup { ordered, limit, ..Lookup::new(self.query, id, &edge.child_columns, Apply::Complete) };
@@ -400,6 +401,7 @@ impl Advance<'_> {
         }
         let columns = node.edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
         let lookup = Lookup { limit: Some(WITNESS_CAP), ..Lookup::new(self.query, id, columns, Apply::Complete) };
+        self.expect_reads(short.len())?;
         for short in short.chunks(READ_CHUNK) {
             let keys: Vec<Key> = short.iter().map(|&index| edited[index].0.unpack()).collect();
             let mut rows = keys.len();
@@ -444,6 +446,7 @@ impl Advance<'_> {
         if !self.plan.nodes[id].needs_image || missing.is_empty() {
             return Ok(());
         }
+        self.expect_reads(missing.len())?;
         let keys: Vec<Key> = missing.iter().map(|&index| transitions.left[index].0.unpack()).collect();
         let lookup = Lookup::new(self.query, id, &self.node(id).table.primary_key, Apply::Nothing);
         self.read.lookup(&lookup, &keys, &mut |index, row| transitions.left[missing[index]].1 = Some(row))?;

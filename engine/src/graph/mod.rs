@@ -85,6 +85,19 @@ const ROW_TIME: Duration = Duration::from_micros(3);
 /// What it takes to have another thread hydrate.
 const HAND_OVER: Duration = Duration::from_micros(200);
 
+/// Rows and probes that an advance may always ask the database for if nobody said what hydrating takes.
+const FREE_READS: usize = 5_000;
+
+/// Past [`FREE_READS`], reads allowed per row of state: hydrating reads each row of state once, at about
+/// the cost of one probe, besides what it reads to decide.
+const READS_PER_ROW: usize = 1;
+
+/// What a row or a probe takes to read by an index, one of many: 5 to 10 µs.
+const READ_TIME: Duration = Duration::from_micros(5);
+
+/// Reads that are always allowed: hydrating again begins on another thread in about their time.
+const MIN_READS: usize = 100;
+
 /// The keys of an answer's rows at one version.
 #[derive(Debug)]
 pub struct AnswerKeys {
@@ -167,19 +180,19 @@ impl Graph {
     }
 
     /// Takes those rows of a commit that the graph can see, and tells which groups opened and closed.
-    pub(crate) fn advance_by<'c>(
+    pub(crate) fn advance_by(
         &mut self,
         commit: &Commit,
-        rows: impl IntoIterator<Item = (&'c Arc<str>, &'c RowChange)>,
+        rows: &[(&Arc<str>, &RowChange)],
         read: &mut dyn Read,
     ) -> Result<(QueryDelta, Vec<Activation>), AdvanceError> {
         self.check_rewritten(commit)?;
         let mut changes = Changes::new(&self.plan);
-        for (name, change) in rows {
-            let table = |table: &plan::TablePlan| self.query.nodes[table.any].table.name == *name;
-            if let Some(table) = self.plan.tables.iter().position(table) {
-                changes.add(&self.query, &self.plan, table, change);
-            }
+        for of_table in rows.chunk_by(|(name, _), (next, _)| Arc::ptr_eq(name, next)) {
+            let is_of = |table: &plan::TablePlan| self.query.nodes[table.any].table.name == *of_table[0].0;
+            let Some(table) = self.plan.tables.iter().position(is_of) else { continue };
+            changes.reserve(table, of_table.len());
+            of_table.iter().for_each(|(_, change)| changes.add(&self.query, &self.plan, table, change));
         }
         self.take(&commit.version, &changes, read)
     }
@@ -200,7 +213,7 @@ impl Graph {
             self.version = Arc::clone(version);
             return Ok((QueryDelta { version: Arc::clone(version), changes: Vec::new() }, Vec::new()));
         }
-        let advance = Advance::new(&self.query, &self.plan, &self.nodes, changes, read, self.row_count);
+        let advance = Advance::new(&self.query, &self.plan, &self.nodes, changes, read, self.reads_allowed());
         let (delta, edits, rows) = advance.run(version)?;
         let activations = edit::apply(&mut self.nodes, edits);
         self.row_count = self.row_count.saturating_add_signed(rows as isize);
@@ -251,6 +264,16 @@ impl Graph {
     pub(crate) fn rehydration_time(&self) -> Duration {
         let known = if self.hydration_time.is_zero() { ROW_TIME * self.row_count as u32 } else { self.hydration_time };
         known + known / 10 + HAND_OVER
+    }
+
+    /// Rows and probes that an advance may ask the database for before hydrating again is cheaper.
+    fn reads_allowed(&self) -> usize {
+        let by_state = FREE_READS + READS_PER_ROW * self.row_count;
+        if self.hydration_time.is_zero() {
+            return by_state;
+        }
+        let by_time = self.rehydration_time().as_nanos() / READ_TIME.as_nanos();
+        by_state.min(usize::try_from(by_time).unwrap_or(usize::MAX).max(MIN_READS))
     }
 
     /// Rows of all nodes; a row counts once per node that holds it.

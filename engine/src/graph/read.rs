@@ -5,6 +5,7 @@
 //! implementation prepares one statement for all of them. Cost grows with the keys and the rows found.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use zql_spec::value::Value;
 
@@ -76,4 +77,9 @@ pub trait Read {
     /// For each key whether the EXISTS node `node` has a row whose child columns equal it, with its
     /// complete filter. A null in a key finds nothing.
     fn exists(&mut self, query: &Query, node: NodeId, keys: &[Key]) -> Result<Vec<bool>, ReadError>;
+
+    /// The time since some moment that stays the same, if whoever reads knows it: what taking rows costs is learned from it.
+    fn clock(&self) -> Option<Duration> {
+        None
+    }
 }

@@ -5,6 +5,7 @@
 //! bind and an index search.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use zql_spec::schema::Table;
 use zql_spec::value::Value;
@@ -18,12 +19,13 @@ use crate::sql::{Access, FilterPart, Sql, bind, fits, node_exists, node_select};
 /// A [`Read`] over a pinned version of the replica.
 pub struct ReplicaRead {
     reader: Reader,
+    begin: Instant,
 }
 
 impl ReplicaRead {
     /// Reads at the reader's version.
     pub fn new(reader: Reader) -> Self {
-        ReplicaRead { reader }
+        ReplicaRead { reader, begin: Instant::now() }
     }
 
     /// Runs a statement once per key. `row` is given the key's position and each row found.
@@ -94,5 +96,9 @@ impl Read for ReplicaRead {
             Ok(())
         })?;
         Ok(exists)
+    }
+
+    fn clock(&self) -> Option<Duration> {
+        Some(self.begin.elapsed())
     }
 }

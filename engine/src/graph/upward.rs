@@ -54,9 +54,7 @@ impl Advance<'_> {
                 let pairs = keys.iter().flat_map(|key| groups.keys().map(move |group| (key, group.unpack())));
                 keys = pairs.map(|(key, group)| key.iter().cloned().chain(group).collect()).collect();
             }
-            if keys.len() > self.reads_left() {
-                return Err(AdvanceError::HydrateInstead);
-            }
+            self.expect_reads(keys.len())?;
             let key_columns = &node.table.primary_key;
             for keys in keys.chunks(READ_CHUNK) {
                 let lookup = Lookup {
