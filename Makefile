@@ -36,7 +36,7 @@ build: checkout
 test: checkout postgres node browser
 	$(CARGO) test --release --workspace --no-fail-fast
 
-bench: checkout
+bench: checkout postgres
 	@.ci/need valgrind valgrind
 	$(CARGO) build --release --workspace --bin bench
 	@$(CARGO_TARGET_DIR)/release/bench $(BENCH)

@@ -1,20 +1,23 @@
-//! The benchmarks of hydration and maintenance, without a network: `make bench`.
+//! The benchmarks of planning, hydration and maintenance in one process: `make bench`.
 //!
 //! Each part prints a table, and the run is written to `benches/results` as Markdown, JSON and charts. What a part
 //! aims for is written beside what it found. Ratios are taken within one run, by turns, because the machine may be
 //! doing other things; they are what a run is compared by.
 
 mod answer;
+mod burst;
 mod chart;
 mod hand;
 mod hot_path;
 mod hydration;
+mod large;
 mod maintenance;
 mod measure;
 mod memory;
 mod planning;
 mod report;
 mod tracker;
+mod world;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +38,8 @@ enum Part {
     Hydration,
     Memory,
     Maintenance,
+    Large,
+    Burst,
     HotPath,
 }
 
@@ -95,6 +100,12 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Maintenance) {
         maintenance::run(&mut report)?;
+    }
+    if wanted(Part::Large) {
+        large::run(&mut report)?;
+    }
+    if wanted(Part::Burst) {
+        burst::run(&mut report)?;
     }
     if wanted(Part::HotPath) {
         hot_path::run(before.get("hot-path"), &mut report)?;
