@@ -18,7 +18,7 @@ pub struct FlushTimes {
     pub last_connect_time: f64,
     /// Now, in ms since the epoch.
     pub last_active: f64,
-    /// The group's TTL clock, in ms. See [`crate::ttl::TtlClock`].
+    /// The group's TTL clock, in ms. See [`crate::ttl::Schedule`].
     pub ttl_clock: f64,
 }
 

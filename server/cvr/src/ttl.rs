@@ -1,7 +1,8 @@
 //! How long a query outlives the last client that desires it.
 //!
-//! Time is the group's own: its TTL clock stands still while no client is connected, so that
-//! a query does not expire while its clients are offline.
+//! Time is the group's own: its TTL clock stands still while no client is connected, so that a query does not expire
+//! while its clients are offline. One timer a group wakes it for the query that expires first; looking for it takes
+//! as many steps as the group has queries and desires.
 
 use crate::record::{Cvr, Query};
 use crate::row::QueryId;
@@ -28,7 +29,7 @@ pub fn clamp(ttl: f64) -> f64 {
 
 /// When a query that no client desires any more expires, on the TTL clock. `None` while it is desired, and
 /// for internal queries. A query that no client remembers expired long ago.
-pub fn expiry(query: &Query) -> Option<f64> {
+fn expiry(query: &Query) -> Option<f64> {
     if query.body.is_internal() {
         return None;
     }
@@ -44,42 +45,69 @@ pub fn expired(cvr: &Cvr, ttl_clock: f64) -> Vec<QueryId> {
     cvr.queries.iter().filter(is_expired).map(|(id, _)| QueryId::clone(id)).collect()
 }
 
-/// The queries that no client desires any more, with their expiry on the TTL clock, earliest first.
-pub fn inactive(cvr: &Cvr) -> Vec<(QueryId, f64)> {
-    let mut inactive: Vec<_> =
-        cvr.queries.iter().filter_map(|(id, query)| Some((QueryId::clone(id), expiry(query)?))).collect();
-    inactive.sort_by(|(_, a), (_, b)| a.total_cmp(b));
-    inactive
-}
-
-/// How long from now to look for expired queries, in ms; `None` if nothing is going to expire.
-pub fn next_eviction(cvr: &Cvr, ttl_clock: f64) -> Option<f64> {
-    let earliest = cvr.queries.values().filter_map(expiry).min_by(f64::total_cmp)?;
-    Some((earliest - ttl_clock + HYSTERESIS).clamp(HYSTERESIS, MAX_TTL))
-}
-
-/// A group's TTL clock: advances with wall time while clients are connected.
+/// A group's TTL clock and the timer that goes by it. Times are ms of a clock that does not go backwards, passed in.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TtlClock {
+pub struct Schedule {
+    /// What the TTL clock showed when it was last read.
     clock: f64,
-    base: f64,
+    /// When that was; `None` while it stands still.
+    read_at: Option<f64>,
+    /// When to look for expired queries.
+    wake_at: Option<f64>,
 }
 
-impl TtlClock {
-    /// A clock that shows `clock` at wall time `now` (both ms).
-    pub fn new(clock: f64, now: f64) -> Self {
-        TtlClock { clock, base: now }
+impl Schedule {
+    /// A clock that stands still at `clock`: nobody is connected.
+    pub fn new(clock: f64) -> Self {
+        Schedule { clock, read_at: None, wake_at: None }
     }
 
-    /// What the clock shows now. Wall time that went backwards does not count.
-    pub fn read(&mut self, now: f64) -> f64 {
-        self.clock += (now - self.base).max(0.0);
-        self.base = now;
+    /// Sets the clock to what the record says.
+    pub fn set_clock(&mut self, clock: f64, now: f64) {
+        self.clock = clock;
+        self.read_at = self.read_at.map(|_| now);
+    }
+
+    /// A client connected: the clock goes on.
+    pub fn resume(&mut self, now: f64) {
+        self.read_at.get_or_insert(now);
+    }
+
+    /// The last client left: the clock stands still, and with it all expiry.
+    pub fn pause(&mut self, now: f64) {
+        self.clock(now);
+        self.read_at = None;
+        self.wake_at = None;
+    }
+
+    /// What the TTL clock shows now.
+    pub fn clock(&mut self, now: f64) -> f64 {
+        if let Some(read_at) = &mut self.read_at {
+            self.clock += (now - *read_at).max(0.0);
+            *read_at = now;
+        }
         self.clock
     }
 
-    /// Forgets the time since the clock was last read: the first client connects after there was none.
-    pub fn resume(&mut self, now: f64) {
-        self.base = now;
+    /// Sets the timer for the query that expires first, if there is one and the clock goes.
+    pub fn plan(&mut self, cvr: &Cvr, now: f64) {
+        let clock = self.clock(now);
+        let earliest = cvr.queries.values().filter_map(expiry).min_by(f64::total_cmp);
+        let delay = |expiry: f64| (expiry - clock + HYSTERESIS).clamp(HYSTERESIS, MAX_TTL);
+        self.wake_at = earliest.filter(|_| self.read_at.is_some()).map(|expiry| now + delay(expiry));
+    }
+
+    /// When to call [`Schedule::wake`].
+    pub fn wake_at(&self) -> Option<f64> {
+        self.wake_at
+    }
+
+    /// Whether the timer has run out; it stops then, until the next [`Schedule::plan`].
+    pub fn wake(&mut self, now: f64) -> bool {
+        let due = self.wake_at.is_some_and(|at| at <= now);
+        if due {
+            self.wake_at = None;
+        }
+        due
     }
 }

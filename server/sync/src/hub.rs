@@ -23,9 +23,11 @@ use zql_spec::protocol::upstream::InitConnection;
 
 use crate::api::{Caller, QueryApi};
 use crate::auth::{Auth, Authenticator};
+use crate::client_schemas::ClientSchemas;
+use crate::clock::Clock;
 use crate::config::{ApiConfig, Config};
 use crate::crud::Crud;
-use crate::group::{Group, GroupEvent};
+use crate::group::{Group, GroupEvent, Tables};
 use crate::inspect::Access;
 use crate::inspect::analyze::Explain;
 use crate::outbox::Outbox;
@@ -50,6 +52,8 @@ pub(crate) struct Services {
     pub(crate) access: Access,
     pub(crate) permissions: Live,
     pub(crate) documents: Arc<Documents>,
+    pub(crate) clock: Clock,
+    pub(crate) client_schemas: ClientSchemas<Tables>,
 }
 
 /// What is known of a group outside its task.
@@ -163,6 +167,8 @@ impl Hub {
             access,
             permissions,
             documents,
+            clock: Clock::default(),
+            client_schemas: ClientSchemas::default(),
         };
         Arc::new(Hub {
             config,
@@ -182,6 +188,11 @@ impl Hub {
     /// Lets the inspector ask how queries are answered.
     pub fn explain_by(&self, explain: Arc<dyn Explain>) {
         self.services.access.explain_by(explain);
+    }
+
+    /// The time that groups live by.
+    pub fn clock(&self) -> &Clock {
+        &self.services.clock
     }
 
     /// Whether a connection's user may join its group, as far as is known before it does.

@@ -11,8 +11,9 @@
 //! groups whose rows changed one record update, one write (many groups share a statement) and one socket write a
 //! client; others hear nothing.
 
+pub mod clock;
 pub mod config;
-pub mod deflate;
+pub mod frames;
 pub mod http;
 pub mod hub;
 pub mod inspect;
@@ -22,6 +23,7 @@ pub mod row_text;
 
 mod api;
 mod auth;
+mod client_schemas;
 mod crud;
 mod group;
 mod outbox;

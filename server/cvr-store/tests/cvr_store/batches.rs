@@ -40,6 +40,7 @@ async fn a_failure_is_one_groups_own() {
     database
         .sql(
             r#"UPDATE instances SET version = '01:01' WHERE "clientGroupID" = 'modified';
+               UPDATE instances SET "lastActive" = 'epoch', "ttlClock" = 0 WHERE "clientGroupID" IN ('modified', 'taken');
                DELETE FROM instances WHERE "clientGroupID" = 'purged';
                UPDATE instances SET owner = 'x', "grantedAt" = to_timestamp(5) WHERE "clientGroupID" = 'taken';
                INSERT INTO instances ("clientGroupID", version, "lastActive") VALUES ('new', '07', now())"#,
@@ -70,6 +71,11 @@ async fn a_failure_is_one_groups_own() {
     assert!(matches!(outcomes[1], Err(StoreError::Rehome(Rehome::ConcurrentModification { .. }))));
     groups[0].assert_stored().await;
     groups[4].assert_stored().await;
+    // Of those that may not be written nothing is, not even that they were alive.
+    let untouched = r#"SELECT string_agg("clientGroupID", ' ' ORDER BY "clientGroupID") FROM instances
+        WHERE "clientGroupID" IN ('modified', 'taken') AND "ttlClock" = 0 AND "lastActive" = 'epoch'"#;
+    assert_eq!(database.value(untouched).await, "modified taken");
+    assert_eq!(database.value(r#"SELECT count(*) FROM "rowsVersion" WHERE version = '02'"#).await, "2");
     assert_eq!(database.value(r#"SELECT count(*) FROM rows WHERE "patchVersion" = '02'"#).await, "2");
     assert_eq!(database.value(r#"SELECT count(*) FROM clients WHERE "clientGroupID" = 'new'"#).await, "0");
 }

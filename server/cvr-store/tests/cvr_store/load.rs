@@ -151,6 +151,50 @@ async fn ownership() {
 }
 
 #[tokio::test]
+async fn arguments_of_every_kind() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut group = Group::load(&store, "g", 1.0).await.unwrap();
+    let arguments = [
+        "[]",
+        "[true]",
+        "[[[1, true]]]",
+        "[null]",
+        "[-0.5e-7, 12345678901234567890]",
+        r#"["\u00e9\"", {}, [{"b":[], "a":1}]]"#,
+    ];
+    let flush = group.config(|update| {
+        update.ensure_client("c", "zero_0");
+        for args in arguments {
+            let body = Some(Body::Custom { name: "named".into(), args: args.into() });
+            update.put_desired("c", &[Put { query: args.into(), body, ttl: None }]).unwrap();
+        }
+    });
+    group.flush(flush).await.unwrap();
+    // Byte for byte: a query is named by the hash of its arguments' text.
+    let loaded = Group::load(&store, "g", 1.0).await.unwrap();
+    for args in arguments {
+        assert_eq!(loaded.cvr.queries[args].body, Body::Custom { name: "named".into(), args: args.into() });
+    }
+}
+
+/// A client is its group's, whatever other groups call theirs.
+#[tokio::test]
+async fn clients_of_other_groups() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let (mut one, other) = (Group::with_rows(&store, "one", 1).await, Group::with_rows(&store, "other", 1).await);
+    let flush = one.config(|update| {
+        update.delete_client("c", 1.0);
+        update.delete_client("nobody", 1.0);
+    });
+    one.flush(flush).await.unwrap();
+    one.assert_stored().await;
+    other.assert_stored().await;
+    assert_eq!(database.value(r#"SELECT string_agg("clientGroupID", ' ') FROM clients"#).await, "other");
+}
+
+#[tokio::test]
 async fn rows_that_never_came() {
     let database = Database::new().await;
     let store = database.store("a").await;

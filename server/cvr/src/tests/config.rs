@@ -206,6 +206,57 @@ fn desires() {
 }
 
 #[test]
+fn a_deleted_client_leaves_its_desires_and_all_rows_behind() {
+    let mut group = Group::at("00");
+    group
+        .config(|update| {
+            for client in ["a", "b", "c"] {
+                update.ensure_client(client, "zero_0");
+                update.put_desired(client, &[put_query("q"), put_query(client)])?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    group.update("01", &[("q", "h")], &[], &[&[put("q", "1", 1, "01")]]).unwrap();
+    let lines = group
+        .config(|update| {
+            update.delete_client("b", 9.0);
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(lines, ["desired b del b @01:01", "desired b del q @01:01"]);
+    assert_eq!(group.wrote(), Some([0, 1, 2, 2, 0]), "no row is written");
+    assert_eq!(group.cvr.clients.keys().map(|client| &**client).collect::<Vec<_>>(), ["a", "c"]);
+    let desires = |query: &str| -> Vec<String> {
+        let desire = |(client, desire): (&Arc<str>, &crate::record::Desire)| {
+            format!("{client} {:?} {}", desire.inactivated_at, desire.ttl)
+        };
+        group.cvr.queries[query].clients.iter().map(desire).collect()
+    };
+    assert_eq!(desires("q"), ["a None 300000", "b Some(9.0) 300000", "c None 300000"]);
+    assert_eq!(desires("b"), ["b Some(9.0) 300000"]);
+    assert_eq!(group.row("1").unwrap(), r#"01 @01 {"q":1}"#);
+}
+
+#[test]
+fn times_are_written_with_whatever_is_written() {
+    let mut group = Group::at("01");
+    group
+        .config(|update| {
+            update.ensure_client("c", "zero_0");
+            Ok(())
+        })
+        .unwrap();
+    let times = |group: &Group| (group.cvr.last_active, group.cvr.ttl_clock);
+    let before = times(&group);
+    group.config(|update| update.put_desired("c", &[put_query("q")])).unwrap();
+    let after = times(&group);
+    assert!(after.0 > before.0 && after.1 > before.1);
+    group.config(|_| Ok(())).unwrap();
+    assert_eq!((group.wrote(), times(&group)), (None, after));
+}
+
+#[test]
 fn deleting_a_client_without_desires_writes_but_does_not_step() {
     let mut group = Group::at("01");
     group

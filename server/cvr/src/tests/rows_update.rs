@@ -94,6 +94,13 @@ fn executed_again() {
         },
         Case { name: "no rows at all", hash: "hx", rows: &[], lines: &["del 1 @1aa:01"], version: "1aa:01" },
         Case {
+            name: "another hash with other rows",
+            hash: "hx",
+            rows: &[("2", "03"), ("4", "03")],
+            lines: &["put 2 03 @1a0", "put 4 03 @1aa:01", "del 1 @1aa:01"],
+            version: "1aa:01",
+        },
+        Case {
             name: "a changed row",
             hash: "ha",
             rows: &[("1", "04"), ("2", "03")],
@@ -112,7 +119,23 @@ fn executed_again() {
         assert_eq!(query.patch_version.as_deref(), Some(&version("1a0")), "{}", case.name);
         let hash_version = if case.hash == "ha" { "1a0" } else { "1aa:01" };
         assert_eq!(query.transformation_version.as_deref(), Some(&version(hash_version)), "{}", case.name);
+        // What another query holds as well was never told anew, whatever this one holds now.
+        assert!(group.row("2").unwrap().starts_with("03 @1a0 "), "{}", case.name);
+        assert_eq!(group.row("3").unwrap(), r#"03 @1a0 {"b":1}"#, "{}", case.name);
     }
+}
+
+#[test]
+fn queries_executed_together() {
+    let mut group = holding();
+    let rows = [put("a", "2", 1, "03"), put("b", "2", 2, "03"), put("a", "4", 1, "05"), put("b", "4", 1, "05")];
+    let lines = group.update("1ab", &[("a", "ha"), ("b", "hx")], &[], &[&rows]).unwrap();
+    let (puts, mut dels): (Vec<String>, Vec<String>) = lines.into_iter().partition(|line| line.starts_with("put"));
+    dels.sort();
+    assert_eq!(puts, ["put 2 03 @1a0", "put 4 05 @1ab"], "shared rows are put once");
+    assert_eq!(dels, ["del 1 @1ab", "del 3 @1ab"]);
+    assert_eq!(group.row("2").unwrap(), r#"03 @1a0 {"a":1,"b":2}"#);
+    assert_eq!(group.row("4").unwrap(), r#"05 @1ab {"a":1,"b":1}"#);
 }
 
 #[test]
@@ -133,6 +156,14 @@ fn a_removed_query() {
     group.config(|update| update.put_desired("c", &[put_query("a")])).unwrap();
     assert_eq!(group.wrote(), Some([0, 0, 1, 1, 0]));
     assert_eq!(group.cvr.queries["a"].patch_version, None);
+}
+
+#[test]
+fn a_row_of_a_removed_query_goes_once() {
+    let mut group = holding();
+    let lines = group.update("1aa", &[], &["a"], &[&[count("a", "1", 0)]]).unwrap();
+    assert_eq!(lines, ["got del a @1aa:01", "del 1 @1aa:01"]);
+    assert_eq!(group.written_row("1").unwrap(), "03 @1aa:01 gone");
 }
 
 #[test]
@@ -238,6 +269,20 @@ fn advances() {
         for (id, expected) in case.rows {
             assert_eq!(group.row(id).as_deref(), *expected, "{}", case.name);
         }
+    }
+}
+
+#[test]
+fn a_row_that_changed_and_went_is_remembered_as_it_went() {
+    // Where the key of a row changed, the row under the old key is of the change's version.
+    for (batches, lines) in [
+        (vec![vec![put("a", "1", 1, "1ab"), put("a", "1", 0, "1ab")]], vec!["del 1 @1ab"]),
+        (vec![vec![put("a", "1", 1, "1ab")], vec![count("a", "1", 0)]], vec!["put 1 1ab @1ab", "del 1 @1ab"]),
+    ] {
+        let mut group = holding();
+        let batches: Vec<&[Received]> = batches.iter().map(Vec::as_slice).collect();
+        assert_eq!(group.update("1ab", &[], &[], &batches).unwrap(), lines);
+        assert_eq!(group.written_row("1").unwrap(), "1ab @1ab gone");
     }
 }
 

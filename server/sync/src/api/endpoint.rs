@@ -23,6 +23,10 @@ const MAX_DELAY_MS: u64 = 1000;
 /// How long one attempt may take. The reference waits for ever; a client gives up long before this.
 const ATTEMPT_WAIT: Duration = Duration::from_secs(60);
 
+/// Connections to an API server that are kept for the next calls. A thousand groups that come at once open as many; each
+/// that is kept costs 30 kB, and more than these are not in use at once later on.
+const IDLE_CONNECTIONS: usize = 32;
+
 /// Characters of a refused answer that are shown to the client.
 const PREVIEW_CHARS: usize = 512;
 
@@ -119,7 +123,11 @@ impl Endpoint {
             return None;
         }
         Some(Endpoint {
-            client: reqwest::Client::builder().timeout(ATTEMPT_WAIT).build().unwrap_or_default(),
+            client: reqwest::Client::builder()
+                .timeout(ATTEMPT_WAIT)
+                .pool_max_idle_per_host(IDLE_CONNECTIONS)
+                .build()
+                .unwrap_or_default(),
             // The configuration has only those that compile.
             patterns: api.urls.iter().filter_map(|url| Pattern::new(url).ok()).collect(),
             config: api.clone(),

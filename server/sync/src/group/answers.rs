@@ -9,7 +9,6 @@ use cvr::row::QueryId;
 use engine::commit::Version;
 use engine::graph::{AnswerRow, DeltaComposer, QueryDelta};
 use rustc_hash::FxHashMap;
-use tokio::time::Instant;
 use views::{Event, HydrateFailure};
 
 use super::permissions::PERMISSIONS;
@@ -123,13 +122,20 @@ impl Group {
             };
             let Some(position) = position else { return Ok(()) };
             if !self.batches[position].answers.is_empty() && self.is_behind_record() {
-                self.retry_at = Some(Instant::now() + BEHIND_RETRY);
+                self.retry_at = Some(self.services.clock.now() + BEHIND_RETRY);
                 return Ok(());
             }
-            let batch = self.batches.remove(position);
+            let mut batch = self.batches.remove(position);
+            batch.removed.retain(|query_id| !self.is_asked_for(query_id));
             self.synced = true;
             self.finish_batch(batch).await?;
         }
+    }
+
+    /// Whether a query runs or is about to: what expired or was refused and is wanted again by now stays.
+    fn is_asked_for(&self, query_id: &QueryId) -> bool {
+        let on_the_way = |batch: &Batch| batch.calling.contains(query_id) || batch.unpermitted.contains(query_id);
+        self.running.contains_key(query_id) || self.batches.iter().any(on_the_way)
     }
 
     /// Whether the replica has not come as far as the record: it was restored from an older copy and will

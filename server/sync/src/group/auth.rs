@@ -61,7 +61,7 @@ impl Group {
         }
         let auth = &self.services.config.auth;
         let (revalidate, retransform) = (auth.revalidate, auth.retransform);
-        let now = Instant::now();
+        let now = self.services.clock.now();
         if let Some(client) = self.client(id) {
             client.revalidate_at = revalidate.map(|interval| now + interval);
         }

@@ -6,11 +6,9 @@
 use std::sync::Arc;
 
 use cvr::config::{ConfigUpdate, Put};
-use cvr::flush::FlushTimes;
 use cvr::patch::QueryPatch;
 use cvr::record::Body;
 use cvr::row::{QueryId, Rows};
-use cvr::ttl::TtlClock;
 use cvr_store::StoreError;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
@@ -25,7 +23,7 @@ use zql_spec::version::CvrVersion;
 
 use super::pokes::Item;
 use super::queries::Mode;
-use super::{Called, Fault, Group, GroupEvent, Record, cvr_error, now_ms, store_error};
+use super::{Called, Fault, Group, GroupEvent, Record, cvr_error, store_error};
 use crate::api::{Answer, Caller};
 use crate::hub::{Connection, Services};
 
@@ -72,11 +70,8 @@ impl Group {
     /// A connection's first message arrived.
     pub(super) async fn join(&mut self, connection: Arc<Connection>, init: Box<InitConnection>) -> Result<(), Fault> {
         let id = connection.id;
-        let now = now_ms();
-        if self.clients.is_empty() {
-            self.clock.resume(now);
-        }
-        self.last_connect_time = now;
+        self.schedule.resume(self.services.clock.elapsed_ms());
+        self.last_connect_time = self.services.clock.wall_ms();
         self.idle_at = None;
         // The older connection was closed when this one was registered.
         self.clients.retain(|client| client.connection.client_id != connection.client_id);
@@ -110,7 +105,7 @@ impl Group {
                 Called::Validated(id, answer)
             });
         }
-        self.load(id, now).await?;
+        self.load(id).await?;
         let replica_version = Arc::clone(&self.services.replica_version);
         let record = self.record()?;
         record.cvr.check_replica(&replica_version).map_err(|error| Fault::group(cvr_error(&error)))?;
@@ -126,7 +121,7 @@ impl Group {
     }
 
     /// Loads the record unless it is there.
-    async fn load(&mut self, id: u64, now: f64) -> Result<(), Fault> {
+    async fn load(&mut self, id: u64) -> Result<(), Fault> {
         if self.record.is_some() {
             return Ok(());
         }
@@ -136,12 +131,15 @@ impl Group {
             }
             error => Fault::group(store_error(&error)),
         };
-        let cvr = self.services.store.load(&self.id, self.last_connect_time).await.map_err(fault)?;
+        let mut cvr = self.services.store.load(&self.id, self.last_connect_time).await.map_err(fault)?;
+        if let Some(schema) = cvr.client_schema.take() {
+            cvr.client_schema = Some(self.services.client_schemas.share(Arc::unwrap_or_clone(schema)));
+        }
         let rows = match cvr.stored {
             true => self.services.store.load_rows(&cvr).await.map_err(fault)?,
             false => Rows::default(),
         };
-        self.clock = TtlClock::new(cvr.ttl_clock, now);
+        self.schedule.set_clock(cvr.ttl_clock, self.services.clock.elapsed_ms());
         self.record = Some(Record { cvr, rows });
         Ok(())
     }
@@ -199,21 +197,18 @@ impl Group {
     fn begin_change(&mut self, id: u64, change: Change<'_>) -> Result<Option<Changed>, Fault> {
         let Some(client) = self.client(id) else { return Ok(None) };
         let client_id = Arc::clone(&client.connection.client_id);
-        let now = now_ms();
-        let clock = self.clock.read(now);
-        let shard = self.services.config.shard();
-        let store = self.services.store.clone();
-        let times = FlushTimes { last_connect_time: self.last_connect_time, last_active: now, ttl_clock: clock };
+        let times = self.times();
+        let services = Arc::clone(&self.services);
         let record = self.record()?;
         let before = record.cvr.version.clone();
         let mut update = ConfigUpdate::new(&record.cvr);
-        let deleted =
-            apply(&mut update, &client_id, &change, &shard, clock).map_err(|error| Fault::client(id, error))?;
+        let deleted = apply(&mut update, &client_id, &change, &services, times.ttl_clock)
+            .map_err(|error| Fault::client(id, error))?;
         let (patches, flush) = update.finish(times);
         let written = flush.map(|flush| {
             record.rows.apply(&flush);
             record.cvr = flush.cvr.clone();
-            tokio::spawn(async move { store.flush(flush).await })
+            tokio::spawn(async move { services.store.flush(flush).await })
         });
         Ok(Some(Changed { before, patches, written, deleted }))
     }
@@ -254,17 +249,17 @@ fn apply(
     update: &mut ConfigUpdate,
     client: &str,
     change: &Change<'_>,
-    shard: &str,
+    services: &Services,
     ttl_clock: f64,
 ) -> Result<Option<Vec<String>>, ErrorBody> {
     let cvr_fault = |error| cvr_error(&error);
-    update.ensure_client(client, shard);
+    update.ensure_client(client, &services.config.shard());
     if let Some(schema) = change.client_schema {
         let invalid = |error: String| ErrorBody::new(ErrorKind::InvalidMessage, format!("TypeError: {error}"));
         let json = Json::parse(schema.get()).map_err(|error| invalid(error.to_string()))?;
         ClientSchema::parse_lenient(&json).map_err(|error| invalid(error.to_string()))?;
         let value = serde_json::from_str(schema.get()).map_err(|error| invalid(error.to_string()))?;
-        update.set_client_schema(&Arc::new(value)).map_err(cvr_fault)?;
+        update.set_client_schema(&services.client_schemas.share(value)).map_err(cvr_fault)?;
     }
     if let Some(profile) = &change.profile_id {
         update.set_profile_id(profile);

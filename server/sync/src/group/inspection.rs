@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use zql_spec::protocol::inspect::{Inspect, InspectOp, answer};
 
-use super::{Fault, Group, now_ms};
+use super::{Fault, Group};
 use crate::inspect::{self, RunningQuery};
 
 impl Group {
@@ -35,7 +35,7 @@ impl Group {
             }
             InspectOp::Metrics => reply("metrics", &inspect::metrics(&mut self.times)),
             InspectOp::Queries { client_id } => {
-                let clock = self.clock.read(now_ms());
+                let clock = self.ttl_clock();
                 let Some(record) = &self.record else { return Ok(()) };
                 let running = self.running.iter_mut();
                 let mut running = running

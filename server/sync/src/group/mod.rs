@@ -3,18 +3,19 @@
 //! One task handles everything that happens to a group, one event after the other: messages of its
 //! clients, answers of the query API, events of the running queries, timers. So a group needs no locks,
 //! and its clients see a sequence of consistent states. What an event does is in [`clients`] (messages),
-//! [`queries`] (which queries run), [`answers`] (what they answer) and [`pokes`] (what clients are told).
+//! [`queries`] (which queries run), [`answers`] (what they answer), [`pokes`] (what clients are
+//! told) and [`lifetime`] (timers).
 //!
 //! A group holds its record with a small entry per row that its clients hold, and otherwise only what
 //! is in flight. What waits for it is bounded: messages by its queue, changes by composition in its mailbox.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cvr::CvrError;
 use cvr::record::Cvr;
 use cvr::row::{QueryId, Rows};
-use cvr::ttl::{self, TtlClock};
+use cvr::ttl::Schedule;
 use cvr_store::{Rehome, StoreError};
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ mod answers;
 mod auth;
 mod clients;
 mod inspection;
+mod lifetime;
 mod permissions;
 mod pokes;
 mod queries;
@@ -41,14 +43,8 @@ use auth::Revalidated;
 use clients::Client;
 use permissions::InForce;
 use queries::{Batch, Running};
-use tables::Tables;
+pub(crate) use tables::Tables;
 use transform::{Cached, Transformed};
-
-/// How long a group outlives its last client: a page that reloads finds it warm.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-/// How often the TTL clock of a connected group is noted, so that a crash loses little of it.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// How soon a replica that is behind the record is looked at again.
 const BEHIND_RETRY: Duration = Duration::from_millis(200);
@@ -125,11 +121,12 @@ pub(crate) struct Group {
     calls: JoinSet<Called>,
     permissions: InForce,
     record: Option<Record>,
-    clock: TtlClock,
+    /// When queries expire.
+    schedule: Schedule,
     /// When a client last connected, in ms since the epoch.
     last_connect_time: f64,
     clients: Vec<Client>,
-    tables: Option<Tables>,
+    tables: Option<Arc<Tables>>,
     /// Queries that are subscribed, live or on the way.
     running: FxHashMap<QueryId, Running>,
     /// Query sets on their way to the clients, oldest first.
@@ -143,7 +140,6 @@ pub(crate) struct Group {
     times: GroupTimes,
     /// The newest version heard of.
     head: Arc<str>,
-    evict_at: Option<Instant>,
     idle_at: Option<Instant>,
     touch_at: Instant,
     /// When named queries are transformed again.
@@ -156,7 +152,7 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(id: Arc<str>, services: Arc<Services>, shared: Arc<GroupShared>) -> Self {
         let mailbox = services.views.mailbox();
-        let now = now_ms();
+        let (now, touch_at) = (services.clock.wall_ms(), services.clock.now() + lifetime::TOUCH_EVERY);
         Group {
             id,
             mailbox,
@@ -165,7 +161,7 @@ impl Group {
             calls: JoinSet::new(),
             permissions: InForce::default(),
             record: None,
-            clock: TtlClock::new(0.0, now),
+            schedule: Schedule::new(0.0),
             last_connect_time: now,
             clients: Vec::new(),
             tables: None,
@@ -176,9 +172,8 @@ impl Group {
             cached: FxHashMap::default(),
             times: GroupTimes::default(),
             head: "00".into(),
-            evict_at: None,
             idle_at: None,
-            touch_at: Instant::now() + TOUCH_EVERY,
+            touch_at,
             retransform_at: None,
             background: None,
             retry_at: None,
@@ -187,26 +182,26 @@ impl Group {
 
     /// Handles events until the group is idle, broken or told to stop.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<GroupEvent>) {
+        // What handles an event is boxed, so that a group that waits is no larger than its state.
         loop {
-            let deadline =
-                [self.evict_at, self.idle_at, self.retry_at, self.maintenance_at()].into_iter().flatten().min();
-            let deadline = deadline.map_or(self.touch_at, |deadline| deadline.min(self.touch_at));
+            let clock = self.services.clock.clone();
+            let deadline = self.deadline();
             let handled = tokio::select! {
                 biased;
                 event = events.recv() => match event {
                     None | Some(GroupEvent::Stop) => break,
-                    Some(event) => self.on_event(event).await,
+                    Some(event) => Box::pin(self.on_event(event)).await,
                 },
                 Some(called) = self.calls.join_next(), if !self.calls.is_empty() => match called {
-                    Ok(called) => self.on_called(called).await,
+                    Ok(called) => Box::pin(self.on_called(called)).await,
                     Err(error) => Err(Fault::internal(&error)),
                 },
-                event = self.mailbox.recv() => self.on_view(event).await,
-                () = tokio::time::sleep_until(deadline) => {
-                    if self.idle_at.is_some_and(|at| at <= Instant::now()) && events.is_empty() {
+                event = self.mailbox.recv() => Box::pin(self.on_view(event)).await,
+                () = clock.sleep_until(deadline) => {
+                    if self.idle_at.is_some_and(|at| at <= clock.now()) && events.is_empty() {
                         break;
                     }
-                    self.on_timer().await
+                    Box::pin(self.on_timer()).await
                 }
             };
             if let Err(Fault::Group(error)) = handled.or_else(|fault| self.on_fault(fault)) {
@@ -217,7 +212,7 @@ impl Group {
                 break;
             }
         }
-        self.end(events).await;
+        Box::pin(self.end(events)).await;
     }
 
     /// Closes what is left. Connections that came too late are sent back to join anew.
@@ -271,11 +266,11 @@ impl Group {
             GroupEvent::Left(id) => {
                 if let Some(position) = self.position(id) {
                     self.clients.remove(position);
-                    if self.clients.is_empty() {
-                        self.touch().await;
-                    }
                 }
                 self.check_idle();
+                if self.clients.is_empty() {
+                    self.touch().await;
+                }
                 Ok(())
             }
             GroupEvent::Stop => Ok(()),
@@ -300,62 +295,6 @@ impl Group {
         }
     }
 
-    async fn on_timer(&mut self) -> Result<(), Fault> {
-        let now = Instant::now();
-        if self.touch_at <= now {
-            self.touch_at = now + TOUCH_EVERY;
-            if !self.clients.is_empty() {
-                self.touch().await;
-            }
-        }
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            self.subscribe_again()?;
-        }
-        self.maintain(now).await?;
-        if self.evict_at.is_some_and(|at| at <= now) {
-            self.evict_at = None;
-            self.evict().await?;
-        }
-        Ok(())
-    }
-
-    /// Notes that the group is alive. A failure costs nothing but accuracy.
-    async fn touch(&mut self) {
-        if self.record.as_ref().is_some_and(|record| record.cvr.stored) {
-            let now = now_ms();
-            let clock = self.clock.read(now);
-            if let Err(error) = self.services.store.touch(&self.id, now, clock).await {
-                tracing::warn!(group = &*self.id, %error, "the TTL clock of a client group could not be noted");
-            }
-        }
-    }
-
-    /// Starts or ends the countdown to the group's end, and stops the eviction timer of a group without clients:
-    /// its clock stands still.
-    fn check_idle(&mut self) {
-        if self.clients.is_empty() {
-            self.idle_at = Some(Instant::now() + KEEP_ALIVE);
-            self.evict_at = None;
-        } else {
-            self.idle_at = None;
-        }
-    }
-
-    /// Sets the eviction timer to the next query that expires.
-    fn schedule_eviction(&mut self) {
-        self.evict_at = None;
-        if self.clients.is_empty() {
-            return;
-        }
-        let clock = self.clock.read(now_ms());
-        if let Some(record) = &self.record
-            && let Some(delay) = ttl::next_eviction(&record.cvr, clock)
-        {
-            self.evict_at = Some(Instant::now() + Duration::from_millis(delay.ceil() as u64));
-        }
-    }
-
     fn position(&self, id: u64) -> Option<usize> {
         self.clients.iter().position(|client| client.connection.id == id)
     }
@@ -368,10 +307,6 @@ impl Group {
     fn record(&mut self) -> Result<&mut Record, Fault> {
         self.record.as_mut().ok_or_else(|| Fault::internal(&"the client view record is not loaded"))
     }
-}
-
-fn now_ms() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as f64 / 1000.0
 }
 
 /// What clients are told of a failure of the store. A database that is away makes clients come back later; the

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cvr::flush::{Flush, FlushTimes};
+use cvr::flush::Flush;
 use cvr::patch::{QueryPatch, RowPatch, lacks};
 use cvr::row::{QueryId, RowId};
 use cvr::rows_update::{Contents, QueryUpdate};
@@ -17,7 +17,7 @@ use zql_spec::version::{CvrVersion, StateVersion};
 
 use super::queries::Batch;
 use super::tables::{Tables, write_del, write_put};
-use super::{Fault, Group, cvr_error, now_ms, store_error};
+use super::{Fault, Group, cvr_error, store_error};
 use crate::outbox::Frame;
 use crate::poke::{PokeText, chunks, poke_end, poke_start};
 use crate::replica;
@@ -230,7 +230,7 @@ impl Group {
                 client.base == base && client.connection.takes_chunks() == chunked
             });
             waiting = others;
-            let parts = text(&poke_id, &self.id, items, base.as_ref(), self.tables.as_ref(), &self.services.texts);
+            let parts = text(&poke_id, &self.id, items, base.as_ref(), self.tables.as_deref(), &self.services.texts);
             let empty = parts.is_empty();
             let mut parts: Option<Vec<Frame>> = Some(match chunked {
                 true => chunks(&parts),
@@ -253,11 +253,6 @@ impl Group {
                 client.poked = true;
             }
         }
-    }
-
-    fn times(&mut self) -> FlushTimes {
-        let now = now_ms();
-        FlushTimes { last_connect_time: self.last_connect_time, last_active: now, ttl_clock: self.clock.read(now) }
     }
 }
 

@@ -12,7 +12,6 @@ use cvr::ttl;
 use engine::query::Query;
 use rustc_hash::FxHashSet;
 use zql_spec::ast::Ast;
-use zql_spec::client_schema::{self, ClientSchema, ClientSchemaError};
 use zql_spec::hash;
 use zql_spec::json::Json;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
@@ -20,12 +19,10 @@ use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use super::answers::Answered;
 use super::clients::Client;
 use super::permissions::{PERMISSIONS, permitted};
-use super::tables::Tables;
 use super::transform::Call;
-use super::{Fault, Group, now_ms};
+use super::{Fault, Group};
 use crate::api::NamedQuery;
 use crate::inspect::QueryTimes;
-use crate::replica;
 
 /// Which named queries are transformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +83,7 @@ impl Group {
 
     /// Starts what the record says should run, as one batch, and stops what expired.
     pub(super) async fn start_queries(&mut self, requester: Option<u64>, mode: Mode) -> Result<(), Fault> {
-        let clock = self.clock.read(now_ms());
+        let clock = self.ttl_clock();
         let speaker = self.speaker(requester);
         let behalf = speaker.map(|client| client.connection.id);
         let caller = speaker.map(|client| client.caller.clone()).unwrap_or_default();
@@ -256,40 +253,6 @@ impl Group {
         self.synced = false;
         self.batches.insert(0, again);
         self.permit_waiting()
-    }
-
-    /// Takes out the queries that expired.
-    pub(super) async fn evict(&mut self) -> Result<(), Fault> {
-        let clock = self.clock.read(now_ms());
-        if self.record.as_ref().is_some_and(|record| !ttl::expired(&record.cvr, clock).is_empty()) && self.synced {
-            self.sync_queries(None, Mode::Missing).await?;
-        }
-        self.schedule_eviction();
-        Ok(())
-    }
-
-    /// Checks the client schema against the replica and prepares the tables, unless that is done.
-    pub(super) fn prepare_tables(&mut self) -> Result<(), Fault> {
-        if self.tables.is_some() {
-            return Ok(());
-        }
-        let record = self.record()?;
-        let Some(schema) = record.cvr.client_schema.clone() else { return Ok(()) };
-        let unsupported = |message: String| Fault::group(ErrorBody::new(ErrorKind::SchemaVersionNotSupported, message));
-        let parsed = Json::parse(&schema.to_string())
-            .map_err(|error| error.to_string())
-            .and_then(|json| ClientSchema::parse_lenient(&json).map_err(|error| error.to_string()));
-        let client_schema =
-            parsed.map_err(|error| unsupported(format!("Could not parse clientSchema stored in CVR: {error}")))?;
-        let config = &self.services.config;
-        let replicated = replica::replicated_tables(&self.services.replica, &config.app_id, &config.shard());
-        client_schema::check(&client_schema, &replicated).map_err(|error| match error {
-            ClientSchemaError::NothingReplicated => Fault::internal(&error),
-            ClientSchemaError::NotSupported(message) => unsupported(message),
-        })?;
-        let schema = client_schema.apply_keys(&self.services.replica.schema());
-        self.tables = Some(Tables::new(Arc::new(schema), &self.services.config.shard()));
-        Ok(())
     }
 
     /// For whom queries are transformed: the connection that asks, else the one that did before, else the newest one.

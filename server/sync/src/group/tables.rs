@@ -6,19 +6,24 @@ use std::sync::Arc;
 use cvr::row::{RowId, TableKey};
 use engine::commit::StoredRow;
 use rustc_hash::FxHashMap;
-use zql_spec::json::write_string;
+use zql_spec::client_schema::{self, ClientSchema, ClientSchemaError};
+use zql_spec::json::{Json, write_string};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::schema::{Schema, Table};
 use zql_spec::value::Value;
 
+use super::{Fault, Group};
+use crate::hub::Services;
 use crate::poke::PokeText;
+use crate::replica;
 use crate::row_text::{RowTexts, TableText, write_value};
 
 /// Pokes of more rows than this are one group's own, mostly; their texts are not shared.
 const SHARED_TEXT_ROWS: usize = 200;
 
-/// All tables of a group.
+/// All tables of a group. Groups with the same client schema share them.
 #[derive(Debug)]
-pub(super) struct Tables {
+pub(crate) struct Tables {
     /// What queries are resolved against.
     pub(super) schema: Arc<Schema>,
     views: FxHashMap<Arc<str>, TableView>,
@@ -73,6 +78,35 @@ impl Tables {
             row.columns().find(|(column, _)| *column == name).map(|(_, value)| value.clone())
         };
         table.primary_key.iter().map(value).collect()
+    }
+}
+
+impl Group {
+    /// Checks the client schema against the replica and prepares the tables, unless that is done.
+    pub(super) fn prepare_tables(&mut self) -> Result<(), Fault> {
+        if self.tables.is_some() {
+            return Ok(());
+        }
+        let Some(schema) = self.record()?.cvr.client_schema.clone() else { return Ok(()) };
+        let Services { replica, config, client_schemas, .. } = &*self.services;
+        let replica_schema = replica.schema();
+        let tables = client_schemas.made(&schema, &replica_schema, || {
+            let unsupported =
+                |message: String| Fault::group(ErrorBody::new(ErrorKind::SchemaVersionNotSupported, message));
+            let parsed = Json::parse(&schema.to_string())
+                .map_err(|error| error.to_string())
+                .and_then(|json| ClientSchema::parse_lenient(&json).map_err(|error| error.to_string()));
+            let client_schema =
+                parsed.map_err(|error| unsupported(format!("Could not parse clientSchema stored in CVR: {error}")))?;
+            let replicated = replica::replicated_tables(replica, &config.app_id, &config.shard());
+            client_schema::check(&client_schema, &replicated).map_err(|error| match error {
+                ClientSchemaError::NothingReplicated => Fault::internal(&error),
+                ClientSchemaError::NotSupported(message) => unsupported(message),
+            })?;
+            Ok(Tables::new(Arc::new(client_schema.apply_keys(&replica_schema)), &config.shard()))
+        })?;
+        self.tables = Some(tables);
+        Ok(())
     }
 }
 

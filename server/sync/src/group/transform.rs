@@ -105,6 +105,7 @@ impl Group {
     ) -> Result<(), Fault> {
         let mut errors: Vec<QueryError> = Vec::new();
         let mut failed = Vec::new();
+        let at = self.services.clock.now();
         for result in answer.results {
             match result {
                 QueryResult::Error(error) => errors.push(error),
@@ -116,8 +117,6 @@ impl Group {
                     });
                     match parsed {
                         Ok((hash, ast)) => {
-                            let at = Instant::now();
-                            self.cached.retain(|_, cached| cached.at.elapsed() < CACHE_FOR);
                             let cached =
                                 Cached { caller: caller.clone(), at, hash: Arc::clone(&hash), ast: Arc::clone(&ast) };
                             self.cached.insert(Arc::clone(query_id), cached);
@@ -187,10 +186,15 @@ impl Group {
         });
     }
 
+    /// Forgets transformed queries that are asked for again anyway.
+    pub(super) fn forget_cached(&mut self, now: Instant) {
+        self.cached.retain(|_, cached| now < cached.at + CACHE_FOR);
+    }
+
     /// What was answered a moment ago.
     pub(super) fn cached(&self, query_id: &QueryId, caller: &Caller) -> Option<(Arc<str>, Arc<Ast>)> {
         let cached = self.cached.get(query_id)?;
-        let fresh = cached.at.elapsed() < CACHE_FOR && cached.caller == *caller;
+        let fresh = self.services.clock.now() < cached.at + CACHE_FOR && cached.caller == *caller;
         fresh.then(|| (Arc::clone(&cached.hash), Arc::clone(&cached.ast)))
     }
 }

@@ -4,11 +4,7 @@ use protocol_client::{Hello, Keys, State, hash_of};
 use zql_spec::protocol::downstream::{QueryOp, RowOp};
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, next, open, poke, pokes_until_got, query};
-
-fn hash(op: &DesiredOp) -> String {
-    hash_of(op).expect("a query").to_owned()
-}
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, hash, next, open, poke, pokes_until_got, query};
 
 fn puts(poke: &protocol_client::Poke) -> Vec<(String, String)> {
     let put = |row: &RowOp| match row {

@@ -1,19 +1,21 @@
 //! A server over a database of its own, an API server that answers what it is told, and clients.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
 use futures::FutureExt;
-use protocol_client::{Connection, Error, Event, Hello, Identity, Poke};
+use protocol_client::{Connection, Error, Event, Hello, Identity, Poke, hash_of};
 use serde_json::{Value, json};
 use sync::config::Config;
 use sync::hub::Hub;
 use sync::options::Settings;
 use testdata::postgres::shared;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{RwLock, Semaphore, oneshot};
 use warp::Filter;
+use zql_spec::protocol::downstream::{QueryOp, RowOp};
 use zql_spec::protocol::error::ErrorBody;
 use zql_spec::protocol::upstream::DesiredOp;
 
@@ -64,6 +66,10 @@ pub(crate) struct Api {
     pub(crate) changing: Mutex<Value>,
     /// Tokens and queries of the calls so far.
     seen: Mutex<Vec<(String, usize)>>,
+    /// Queries that are refused, by their hashes.
+    pub(crate) refused: Mutex<Vec<String>>,
+    /// Calls wait while somebody holds it closed.
+    pub(crate) door: RwLock<()>,
     /// A permit for each call that nobody waited for yet.
     arrived: Semaphore,
 }
@@ -77,6 +83,8 @@ impl Default for Api {
             user: Mutex::default(),
             changing: Mutex::default(),
             seen: Mutex::default(),
+            refused: Mutex::default(),
+            door: RwLock::default(),
             arrived: Semaphore::new(0),
         }
     }
@@ -173,6 +181,56 @@ impl Server {
     }
 }
 
+/// The hash of a query.
+pub(crate) fn hash(op: &DesiredOp) -> String {
+    hash_of(op).expect("a query").to_owned()
+}
+
+/// Short names for hashes and clients, so that a poke reads like a transcript.
+#[derive(Default)]
+pub(crate) struct Names(BTreeMap<String, String>);
+
+impl Names {
+    /// Adds a name.
+    pub(crate) fn with(mut self, id: &str, name: &str) -> Names {
+        self.0.insert(id.to_owned(), name.to_owned());
+        self
+    }
+
+    fn of<'a>(&'a self, id: &'a str) -> &'a str {
+        self.0.get(id).map_or(id, String::as_str)
+    }
+
+    /// What a poke says, a line each: desired queries, got queries, last mutations, rows.
+    pub(crate) fn lines(&self, poke: &Poke) -> Vec<String> {
+        let op = |op: &QueryOp| match op {
+            QueryOp::Put { hash, .. } => format!("put {}", self.of(hash)),
+            QueryOp::Del { hash } => format!("del {}", self.of(hash)),
+            QueryOp::Clear => "clear".to_owned(),
+        };
+        let desired = poke.parts.iter().flat_map(|part| part.desired_queries_patches.iter().flatten());
+        let mut lines: Vec<String> = desired
+            .flat_map(|(client, ops)| ops.iter().map(move |patch| format!("desired {} {}", self.of(client), op(patch))))
+            .collect();
+        let mut got: Vec<String> = poke.got().map(|patch| format!("got {}", op(patch))).collect();
+        got.sort();
+        lines.extend(got);
+        let changes = poke.parts.iter().flat_map(|part| part.last_mutation_id_changes.iter().flatten());
+        lines.extend(changes.map(|(client, id)| format!("last mutation of {} {id}", self.of(client))));
+        let mut rows: Vec<String> = poke
+            .rows()
+            .map(|row| match row {
+                RowOp::Put { table_name, value } => format!("put {table_name} {}", value["id"].as_str().unwrap_or("?")),
+                RowOp::Del { table_name, id } => format!("del {table_name} {}", id["id"].as_str().unwrap_or("?")),
+                other => format!("{other:?}"),
+            })
+            .collect();
+        rows.sort();
+        lines.extend(rows);
+        lines
+    }
+}
+
 /// A query that the API server of these tests answers with this AST.
 pub(crate) fn query(ast: &str) -> DesiredOp {
     Hello::named("ast", &format!("[{ast}]"))
@@ -224,27 +282,9 @@ pub(crate) async fn patiently<T>(future: impl Future<Output = T>) -> T {
 
 async fn serve_api(api: Arc<Api>) -> String {
     let token = warp::header::optional::<String>("authorization");
-    let route = warp::body::json().and(token).map(move |body: Value, token: Option<String>| {
-        let token = token.as_deref().and_then(|token| token.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
-        api.calls.fetch_add(1, Ordering::Relaxed);
-        let mut status = api.status.load(Ordering::Relaxed);
-        if api.unknown.lock().expect("not poisoned").contains(&token) {
-            status = 401;
-        }
-        let queries = body[1].as_array().expect("queries").len();
-        api.seen.lock().expect("not poisoned").push((token, queries));
-        api.arrived.add_permits(1);
-        if status != 0 {
-            let status = warp::http::StatusCode::from_u16(status as u16).expect("a status");
-            return warp::reply::with_status(warp::reply::json(&json!("no")), status);
-        }
-        let results: Vec<Value> =
-            body[1].as_array().expect("queries").iter().map(|query| answer(&api, query)).collect();
-        let mut answer = json!({ "kind": "QueryResponse", "queries": results });
-        if let Some(user) = &*api.user.lock().expect("not poisoned") {
-            answer["userID"] = user.clone();
-        }
-        warp::reply::with_status(warp::reply::json(&answer), warp::http::StatusCode::OK)
+    let route = warp::body::json().and(token).then(move |body: Value, token: Option<String>| {
+        let api = Arc::clone(&api);
+        async move { called(&api, &body, token).await }
     });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -252,8 +292,33 @@ async fn serve_api(api: Arc<Api>) -> String {
     format!("http://{address}/query")
 }
 
+async fn called(api: &Api, body: &Value, token: Option<String>) -> impl warp::Reply + use<> {
+    let token = token.as_deref().and_then(|token| token.strip_prefix("Bearer ")).unwrap_or_default().to_owned();
+    api.calls.fetch_add(1, Ordering::Relaxed);
+    let mut status = api.status.load(Ordering::Relaxed);
+    if api.unknown.lock().expect("not poisoned").contains(&token) {
+        status = 401;
+    }
+    let queries = body[1].as_array().expect("queries");
+    api.seen.lock().expect("not poisoned").push((token, queries.len()));
+    api.arrived.add_permits(1);
+    let _open = api.door.read().await;
+    if status != 0 {
+        let status = warp::http::StatusCode::from_u16(status as u16).expect("a status");
+        return warp::reply::with_status(warp::reply::json(&json!("no")), status);
+    }
+    let results: Vec<Value> = queries.iter().map(|query| answer(api, query)).collect();
+    let mut answer = json!({ "kind": "QueryResponse", "queries": results });
+    if let Some(user) = &*api.user.lock().expect("not poisoned") {
+        answer["userID"] = user.clone();
+    }
+    warp::reply::with_status(warp::reply::json(&answer), warp::http::StatusCode::OK)
+}
+
 fn answer(api: &Api, query: &Value) -> Value {
-    match query["name"].as_str() {
+    let refused =
+        query["id"].as_str().is_some_and(|id| api.refused.lock().expect("not poisoned").iter().any(|no| no == id));
+    match query["name"].as_str().filter(|_| !refused) {
         Some("issues.all") => {
             let ast: Value = serde_json::from_str(ISSUES_AS_OBSERVED).expect("JSON");
             json!({ "id": query["id"], "name": "issues.all", "ast": ast })
