@@ -10,7 +10,7 @@ use zql_spec::protocol::connect::number;
 
 use crate::api::Pattern;
 use crate::auth::jwk::Key;
-use crate::deflate::Compression;
+use crate::frames::deflate::Compression;
 use crate::options::{Kind, NODE_ENV, OPTIONS, Settings, Status};
 
 /// A value that cannot be used. The text names the setting.

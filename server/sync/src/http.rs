@@ -18,7 +18,7 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
-use crate::deflate::{self, Compressed};
+use crate::frames::{Frames, deflate};
 use crate::hub::Hub;
 use crate::socket::{self, UpgradeRequest};
 
@@ -53,27 +53,22 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Outpu
         .and(warp::path::full())
         .and(warp::query::raw().or_else(|_| async { Ok::<_, Rejection>((String::new(),)) }))
         .and(warp::header::headers_cloned())
-        .map(move |raw: Option<OnUpgrade>, ws: Ws, path: warp::path::FullPath, query: String, headers: HeaderMap| {
+        .map(move |raw: Option<OnUpgrade>, _: Ws, path: warp::path::FullPath, query: String, headers: HeaderMap| {
             let hub = Arc::clone(&hub);
             let protocol = first_protocol(&headers);
             let request =
                 UpgradeRequest { path: path.as_str().to_owned(), query: (!query.is_empty()).then_some(query), headers };
-            let mut response = match (hub.config.compression.clone(), raw, accept_key(&request.headers)) {
-                (Some(compression), Some(raw), Some(key)) if deflate::is_offered(&request.headers) => {
-                    tokio::spawn(async move {
-                        // A client that is gone before its upgrade leaves nothing to do.
-                        let Ok(upgraded) = raw.await else { return };
-                        let socket = Compressed::new(TokioIo::new(upgraded), max_payload, compression);
-                        socket::serve(socket, request, hub).await;
-                    });
-                    switching(&key)
-                }
-                _ => ws
-                    .max_message_size(max_payload)
-                    .max_frame_size(max_payload)
-                    .on_upgrade(move |socket| socket::serve(socket, request, hub))
-                    .into_response(),
+            let (Some(raw), Some(key)) = (raw, accept_key(&request.headers)) else {
+                return StatusCode::BAD_REQUEST.into_response();
             };
+            let compression = hub.config.compression.clone().filter(|_| deflate::is_offered(&request.headers));
+            let mut response = switching(&key, compression.is_some());
+            tokio::spawn(async move {
+                // A client that is gone before its upgrade leaves nothing to do.
+                let Ok(upgraded) = raw.await else { return };
+                let socket = Frames::new(TokioIo::new(upgraded), max_payload, compression);
+                socket::serve(socket, request, hub).await;
+            });
             if let Some(protocol) = protocol {
                 response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
             }
@@ -98,14 +93,16 @@ fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
 }
 
-/// The answer that grants compression.
-fn switching(key: &HeaderValue) -> Response {
+/// The answer that completes the handshake, and grants compression if it is.
+fn switching(key: &HeaderValue, compressed: bool) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, key.clone());
-    headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(deflate::GRANTED));
+    if compressed {
+        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(deflate::GRANTED));
+    }
     response
 }
 

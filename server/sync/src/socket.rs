@@ -4,15 +4,15 @@
 //! reader stops reading while the client does not read, so nothing a client sends makes its queue grow
 //! without bound. What concerns the client's group goes to the group's task; pings are answered here.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::stream::{SplitSink, SplitStream};
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite;
 use warp::filters::ws::Message;
 use warp::http::{HeaderMap, header};
 use zql_spec::protocol::connect;
@@ -24,7 +24,7 @@ use zql_spec::protocol::upstream::{Push, Upstream};
 
 use crate::auth::{Auth, Change};
 use crate::crud::Crud;
-use crate::deflate::CodecError;
+use crate::frames::{CodecError, Frames};
 use crate::group::GroupEvent;
 use crate::hub::{Connection, Hub};
 use crate::outbox::{Frame, Outbox, OutboxReceiver, Outgoing, outbox};
@@ -57,26 +57,6 @@ const CLOSE_PROTOCOL: u16 = 1002;
 /// Code for a message that is too big.
 const CLOSE_TOO_BIG: u16 = 1009;
 
-/// What went wrong with a socket, as far as the peer is told.
-pub(crate) trait SocketError: Send + 'static {
-    /// Whether a message was longer than allowed.
-    fn is_too_big(&self) -> bool;
-}
-
-impl SocketError for warp::Error {
-    fn is_too_big(&self) -> bool {
-        self.source()
-            .and_then(|source| source.downcast_ref::<tungstenite::Error>())
-            .is_some_and(|error| matches!(error, tungstenite::Error::Capacity(_)))
-    }
-}
-
-impl SocketError for CodecError {
-    fn is_too_big(&self) -> bool {
-        matches!(self, CodecError::TooBig(_))
-    }
-}
-
 /// The HTTP request that became the socket.
 #[derive(Debug)]
 pub(crate) struct UpgradeRequest {
@@ -85,12 +65,11 @@ pub(crate) struct UpgradeRequest {
     pub(crate) headers: HeaderMap,
 }
 
+/// A connection that was upgraded.
+pub(crate) type Socket = Frames<TokioIo<Upgraded>>;
+
 /// Serves a socket until it ends.
-pub(crate) async fn serve<S, E>(socket: S, request: UpgradeRequest, hub: Arc<Hub>)
-where
-    S: Stream<Item = Result<Message, E>> + Sink<Message, Error = E> + Unpin + Send + 'static,
-    E: SocketError,
-{
+pub(crate) async fn serve(socket: Socket, request: UpgradeRequest, hub: Arc<Hub>) {
     let (sink, stream) = socket.split();
     let (outbox, receiver) = outbox();
     let (room, room_signal) = mpsc::channel(1);
@@ -104,7 +83,9 @@ where
         group: None,
         auth: None,
     };
-    match reader.accept(request).await {
+    // What a connection does once or rarely is not to make its task larger for as long as it is open: boxed, it is there
+    // while it runs.
+    match Box::pin(reader.accept(request)).await {
         Ok(first) => {
             reader.run(first, room_signal).await;
             reader.leave().await;
@@ -137,8 +118,8 @@ impl Refusal {
     }
 }
 
-struct Reader<S> {
-    stream: SplitStream<S>,
+struct Reader {
+    stream: SplitStream<Socket>,
     outbox: Outbox,
     hub: Arc<Hub>,
     connection: Option<Arc<Connection>>,
@@ -150,11 +131,7 @@ struct Reader<S> {
     auth: Option<Arc<Auth>>,
 }
 
-impl<S, E> Reader<S>
-where
-    S: Stream<Item = Result<Message, E>>,
-    E: SocketError,
-{
+impl Reader {
     /// Checks the handshake, registers the connection and greets. Gives the message hidden in the header.
     async fn accept(&mut self, request: UpgradeRequest) -> Result<Option<String>, Refusal> {
         let params = connect::parse(&request.path, request.query.as_deref()).map_err(Refusal::protocol)?;
@@ -191,7 +168,7 @@ where
     /// Handles messages until the connection ends.
     async fn run(&mut self, first: Option<String>, mut room: mpsc::Receiver<()>) {
         if let Some(message) = first
-            && !self.handle(&message).await
+            && !Box::pin(self.handle(&message)).await
         {
             return;
         }
@@ -224,17 +201,17 @@ where
             let go_on = match message {
                 None => return,
                 Some(Err(error)) => {
-                    if error.is_too_big() {
+                    if matches!(error, CodecError::TooBig(_)) {
                         self.outbox.close_with(None, CLOSE_TOO_BIG, "Max payload size exceeded".to_owned());
                     }
                     return;
                 }
                 Some(Ok(message)) if message.is_close() => return,
                 Some(Ok(message)) => match message.to_str() {
-                    Ok(text) => self.handle(text).await,
+                    Ok(text) => Box::pin(self.handle(text)).await,
                     Err(()) if message.is_binary() => {
                         let text = String::from_utf8_lossy(message.as_bytes()).into_owned();
-                        self.handle(&text).await
+                        Box::pin(self.handle(&text)).await
                     }
                     Err(()) => true,
                 },
@@ -370,11 +347,7 @@ fn elide(mut reason: String) -> String {
 }
 
 /// Writes what is queued until told to close or until the client is gone.
-async fn write<S: Sink<Message> + Unpin>(
-    mut sink: SplitSink<S, Message>,
-    mut queue: OutboxReceiver,
-    room: mpsc::Sender<()>,
-) {
+async fn write(mut sink: SplitSink<Socket, Message>, mut queue: OutboxReceiver, room: mpsc::Sender<()>) {
     let mut last_write = Instant::now();
     loop {
         let Ok(next) = tokio::time::timeout(QUIET_CHECK, queue.recv()).await else {

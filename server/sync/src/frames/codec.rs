@@ -1,27 +1,20 @@
-//! Frames of a compressed socket: bytes to messages and back.
+//! Bytes to messages and back.
 //!
 //! A message may come in fragments and compressed. What it may become is bounded by the same limit whether it is
 //! compressed or not, and checked while it is unpacked: a kilobyte can stand for a megabyte.
 
 use std::io::Cursor;
 
-use flate2::{Compress, Decompress, FlushCompress, FlushDecompress};
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tokio_util::bytes::{Buf, BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 use warp::filters::ws::Message;
 
-use super::Compression;
-
-/// What the sender cuts off every compressed message (RFC 7692, 7.2.1).
-const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
+use super::deflate::{Compression, deflate, inflate};
 
 /// Longest payload of a control frame (RFC 6455, 5.5).
 const MAX_CONTROL: u64 = 125;
-
-/// First size of the buffer that a message is unpacked into.
-const FIRST_BUFFER: usize = 4096;
 
 /// Why a socket cannot be read or written any more.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +30,7 @@ pub(crate) enum CodecError {
     Io(#[from] std::io::Error),
 }
 
-fn protocol(text: impl ToString) -> CodecError {
+pub(super) fn protocol(text: impl ToString) -> CodecError {
     CodecError::Protocol(text.to_string())
 }
 
@@ -45,7 +38,8 @@ fn protocol(text: impl ToString) -> CodecError {
 #[derive(Debug)]
 pub(super) struct Codec {
     max_payload: usize,
-    compression: Compression,
+    /// What was granted to the client.
+    compression: Option<Compression>,
     fragments: Option<Fragments>,
 }
 
@@ -58,7 +52,7 @@ struct Fragments {
 }
 
 impl Codec {
-    pub(super) fn new(max_payload: usize, compression: Compression) -> Codec {
+    pub(super) fn new(max_payload: usize, compression: Option<Compression>) -> Codec {
         Codec { max_payload, compression, fragments: None }
     }
 
@@ -109,7 +103,7 @@ impl Decoder for Codec {
                 return Ok(None);
             }
             let Some(mask) = header.mask else { return Err(protocol("a client's frame is not masked")) };
-            if header.rsv2 || header.rsv3 {
+            if header.rsv1 && self.compression.is_none() || header.rsv2 || header.rsv3 {
                 return Err(protocol("a reserved bit is set"));
             }
             let mut payload = bytes[begin..end].to_vec();
@@ -160,8 +154,9 @@ impl Encoder<Message> for Codec {
             OpCode::Data(if message.is_text() { Data::Text } else { Data::Binary })
         };
         let is_data = matches!(opcode, OpCode::Data(_));
-        if is_data && message.as_bytes().len() >= self.compression.threshold {
-            let shorter = deflate(message.as_bytes(), self.compression.level)?;
+        let compression = self.compression.as_ref().filter(|_| is_data);
+        if let Some(compression) = compression.filter(|granted| message.as_bytes().len() >= granted.threshold) {
+            let shorter = deflate(message.as_bytes(), compression.level)?;
             packed = Some(shorter).filter(|shorter| shorter.len() < message.as_bytes().len());
         }
         let rsv1 = is_data && packed.is_some();
@@ -174,46 +169,6 @@ impl Encoder<Message> for Codec {
     }
 }
 
-/// Packs a message by itself.
-fn deflate(data: &[u8], level: u32) -> Result<Vec<u8>, CodecError> {
-    let mut packer = Compress::new(flate2::Compression::new(level), false);
-    let mut out = Vec::with_capacity(data.len() / 2 + 64);
-    loop {
-        let taken = usize::try_from(packer.total_in()).map_err(protocol)?;
-        packer.compress_vec(&data[taken..], &mut out, FlushCompress::Sync).map_err(protocol)?;
-        if packer.total_in() == data.len() as u64 && out.len() < out.capacity() {
-            break;
-        }
-        out.reserve(data.len() / 4 + 64);
-    }
-    if out.ends_with(&TAIL) {
-        out.truncate(out.len() - TAIL.len());
-    }
-    Ok(out)
-}
-
-/// Unpacks a message, up to a length.
-fn inflate(mut data: Vec<u8>, at_most: usize) -> Result<Vec<u8>, CodecError> {
-    data.extend_from_slice(&TAIL);
-    let mut unpacker = Decompress::new(false);
-    let mut out = Vec::with_capacity(FIRST_BUFFER.max(data.len() * 2).min(at_most + 1));
-    loop {
-        let taken = usize::try_from(unpacker.total_in()).map_err(protocol)?;
-        let status = unpacker.decompress_vec(&data[taken..], &mut out, FlushDecompress::Sync).map_err(protocol)?;
-        if out.len() > at_most {
-            return Err(CodecError::TooBig(at_most));
-        }
-        let full = out.len() == out.capacity();
-        if status == flate2::Status::StreamEnd || (unpacker.total_in() == data.len() as u64 && !full) {
-            return Ok(out);
-        }
-        if !full && unpacker.total_in() as usize == taken {
-            return Err(protocol("compressed data that ends too early"));
-        }
-        out.reserve(out.len().max(FIRST_BUFFER).min(at_most + 1 - out.len()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_util::bytes::BytesMut;
@@ -223,7 +178,7 @@ mod tests {
     use super::{Codec, CodecError, Compression, deflate};
 
     fn codec(max_payload: usize) -> Codec {
-        Codec::new(max_payload, Compression { threshold: 100, level: 3 })
+        Codec::new(max_payload, Some(Compression { threshold: 100, level: 3 }))
     }
 
     /// A client's frame: first byte as given, masked by zeros and then by something else.
@@ -292,6 +247,17 @@ mod tests {
         ] {
             assert!(matches!(decode(&mut codec(1000), &bytes), Err(CodecError::Protocol(_))), "{bytes:?}");
         }
+        // What is compressed though nothing was granted.
+        let packed = frame(0xC1, &deflate(b"packed", 3).expect("packed"));
+        assert!(matches!(decode(&mut Codec::new(1000, None), &packed), Err(CodecError::Protocol(_))));
+    }
+
+    #[test]
+    fn nothing_is_packed_unless_granted() {
+        let message = Message::text("long ".repeat(1000));
+        let mut bytes = BytesMut::new();
+        Codec::new(1 << 20, None).encode(message.clone(), &mut bytes).expect("encoded");
+        assert_eq!((bytes[0], bytes.len()), (0x81, 4 + message.as_bytes().len()));
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! Compressed sockets: the WebSocket extension permessage-deflate (RFC 7692), off unless configured.
+//! The WebSocket extension permessage-deflate (RFC 7692), off unless configured: what is granted, and the packing.
 //!
-//! The library behind [`warp::ws`] has no extensions, so a client that offers this one and is granted it is served by a
-//! codec of our own on the upgraded connection ([`codec`]); frames' headers are still the library's. Both sides are told
-//! to forget their dictionaries after each message: a dictionary a connection costs 300 KB, and pokes are big enough to
-//! compress by themselves. It must not know what messages say.
+//! Both sides are told to forget their dictionaries after each message: a dictionary a connection costs 300 KB, and pokes
+//! are big enough to compress by themselves. It must not know frames.
 
-mod codec;
-mod socket;
-
+use flate2::{Compress, Decompress, FlushCompress, FlushDecompress};
 use serde::Deserialize;
 use warp::http::{HeaderMap, header};
 
-pub(crate) use codec::CodecError;
-pub(crate) use socket::Compressed;
+use super::codec::{CodecError, protocol};
+
+/// What the sender cuts off every compressed message (RFC 7692, 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];
+
+/// First size of the buffer that a message is unpacked into.
+const FIRST_BUFFER: usize = 4096;
 
 /// What is granted to every client that offers the extension.
 pub(crate) const GRANTED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
@@ -92,6 +93,46 @@ fn is_acceptable(offer: &str) -> bool {
                 _ => false,
             }
     })
+}
+
+/// Packs a message by itself.
+pub(super) fn deflate(data: &[u8], level: u32) -> Result<Vec<u8>, CodecError> {
+    let mut packer = Compress::new(flate2::Compression::new(level), false);
+    let mut out = Vec::with_capacity(data.len() / 2 + 64);
+    loop {
+        let taken = usize::try_from(packer.total_in()).map_err(protocol)?;
+        packer.compress_vec(&data[taken..], &mut out, FlushCompress::Sync).map_err(protocol)?;
+        if packer.total_in() == data.len() as u64 && out.len() < out.capacity() {
+            break;
+        }
+        out.reserve(data.len() / 4 + 64);
+    }
+    if out.ends_with(&TAIL) {
+        out.truncate(out.len() - TAIL.len());
+    }
+    Ok(out)
+}
+
+/// Unpacks a message, up to a length.
+pub(super) fn inflate(mut data: Vec<u8>, at_most: usize) -> Result<Vec<u8>, CodecError> {
+    data.extend_from_slice(&TAIL);
+    let mut unpacker = Decompress::new(false);
+    let mut out = Vec::with_capacity(FIRST_BUFFER.max(data.len() * 2).min(at_most + 1));
+    loop {
+        let taken = usize::try_from(unpacker.total_in()).map_err(protocol)?;
+        let status = unpacker.decompress_vec(&data[taken..], &mut out, FlushDecompress::Sync).map_err(protocol)?;
+        if out.len() > at_most {
+            return Err(CodecError::TooBig(at_most));
+        }
+        let full = out.len() == out.capacity();
+        if status == flate2::Status::StreamEnd || (unpacker.total_in() == data.len() as u64 && !full) {
+            return Ok(out);
+        }
+        if !full && unpacker.total_in() as usize == taken {
+            return Err(protocol("compressed data that ends too early"));
+        }
+        out.reserve(out.len().max(FIRST_BUFFER).min(at_most + 1 - out.len()));
+    }
 }
 
 #[cfg(test)]
