@@ -26,7 +26,10 @@ pub(crate) struct Outcome {
     pub groups: u32,
     /// From the first connect to the last completed query.
     pub seconds: f64,
-    /// PSS of all processes of the server, the growth divided by the groups.
+    /// PSS of all processes of the server when all have their rows, the growth divided by the groups: with what is still
+    /// in flight, rows on their way to the records for the most part.
+    pub kilobytes_a_group_at_once: f64,
+    /// The same after the commits: what a group costs that is connected and listens.
     pub kilobytes_a_group: f64,
     /// Statements on the tables of records while commits reached every group, by pokes.
     pub statements_a_poke: f64,
@@ -40,7 +43,8 @@ pub(crate) async fn connect(server: &SyncServer, postgres: &Postgres, database: 
     let begun = Instant::now();
     let mut held: Vec<Held> = try_join_all((0..groups).map(|_| async { hydrate(&server.url(), &list).await })).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let grown = server.usage().memory.saturating_sub(memory);
+    let grown = || server.usage().memory.saturating_sub(memory) as f64 / 1e3 / f64::from(groups.max(1));
+    let kilobytes_a_group_at_once = grown();
     drop(first);
 
     postgres.psql(database, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements")?;
@@ -70,7 +74,8 @@ pub(crate) async fn connect(server: &SyncServer, postgres: &Postgres, database: 
     Ok(Outcome {
         groups,
         seconds,
-        kilobytes_a_group: grown as f64 / 1e3 / f64::from(groups.max(1)),
+        kilobytes_a_group_at_once,
+        kilobytes_a_group: grown(),
         statements_a_poke: (statements()? - before) / pokes,
     })
 }

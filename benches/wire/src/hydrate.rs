@@ -22,6 +22,7 @@ pub(crate) struct Sample {
 /// A client that is connected and holds its query.
 #[derive(Debug)]
 pub(crate) struct Held {
+    pub identity: Identity,
     pub connection: Connection,
     pub sample: Sample,
 }
@@ -44,7 +45,7 @@ pub(crate) async fn hydrate(server: &str, ast: &Value) -> Result<Held> {
                 got = got || text.contains("gotQueriesPatch") && gets(&text, &hash)?;
             } else if text.starts_with(r#"["pokeEnd""#) && got {
                 sample.milliseconds = begun.elapsed().as_secs_f64() * 1e3;
-                return Ok(Held { connection, sample });
+                return Ok(Held { identity: identity.clone(), connection, sample });
             } else if text.starts_with(r#"["error""#) || text.starts_with(r#"["transformError""#) {
                 bail!("the server answers {text}");
             }

@@ -1,6 +1,6 @@
 //! Measures the published zero-cache and this server side by side: one run, one Postgres, the same data and client.
 //!
-//! Queries from connect to the poke that completes, the servers taking turns; then many client groups at once, and many
+//! Queries from connect to the poke that completes, and mutations, the servers taking turns; then many client groups at once, and many
 //! on one list while a writer commits, one server at a time. Prints a row a query with the ratio and writes the run to
 //! `benches/results`. It must not know the inside of either server.
 
@@ -9,6 +9,7 @@ mod cases;
 mod connect;
 mod fanout;
 mod hydrate;
+mod pushes;
 mod report;
 mod servers;
 
@@ -52,6 +53,9 @@ struct Arguments {
     /// Client groups that connect at once; 0 leaves this part out.
     #[arg(long, default_value_t = 300)]
     connects: u32,
+    /// How often the servers take turns with mutations; 0 leaves this part out.
+    #[arg(long, default_value_t = 3)]
+    pushes: u32,
     /// Where to write the run; a name with the date in benches/results when absent.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -68,8 +72,11 @@ async fn main() -> Result<()> {
     Sizes::BENCH.load(&postgres, &database)?;
     postgres.psql(&database, MORE_TABLES)?;
     let folder = tempfile::Builder::new().prefix("zql-bench-").tempdir()?;
-    let setup =
-        Setup { database: database.clone(), query_url: api::start().await?, folder: folder.path().to_path_buf() };
+    let setup = Setup {
+        database: database.clone(),
+        api_url: api::start(&database).await?,
+        folder: folder.path().to_path_buf(),
+    };
 
     let mut report = Report::new();
     let cases: Vec<&'static Case> = CASES
@@ -77,6 +84,10 @@ async fn main() -> Result<()> {
         .filter(|case| arguments.cases.is_empty() || arguments.cases.iter().any(|name| name == case.name))
         .collect();
     hydrations(&arguments, &setup, &cases, &mut report).await.context("measuring hydration")?;
+    if arguments.pushes > 0 {
+        eprintln!("mutations");
+        report.pushes = pushes::pushes(&setup, &postgres, &arguments.servers, arguments.pushes).await?;
+    }
     if arguments.connects > 0 {
         for kind in &arguments.servers {
             let server = setup.start(*kind)?;

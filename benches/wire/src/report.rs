@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::cases::Case;
 use crate::fanout::{Load, Outcome};
 use crate::hydrate::Sample;
+use crate::pushes::{self, Mutation};
 use crate::servers::Kind;
 
 /// How many times better than the reference the fan-out has to be.
@@ -36,10 +37,14 @@ impl Samples {
     }
 
     pub(crate) fn median(&self) -> f64 {
-        let mut sorted = self.milliseconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        median(&self.milliseconds)
     }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +54,7 @@ pub(crate) struct Report {
     pub load: Option<Load>,
     pub fan_out: BTreeMap<Kind, Outcome>,
     pub connect: BTreeMap<Kind, crate::connect::Outcome>,
+    pub pushes: BTreeMap<Mutation, BTreeMap<Kind, pushes::Outcome>>,
 }
 
 impl Report {
@@ -75,6 +81,7 @@ impl Report {
             "load": self.load,
             "fan_out": self.fan_out,
             "connect": self.connect,
+            "pushes": self.pushes,
         });
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -89,12 +96,22 @@ impl Report {
             let of = |kind| samples.get(&kind).map(Samples::median);
             rows.push((format!("{}, ms", case.title), [of(Kind::ZeroCache), of(Kind::Zql)], case.target));
         }
+        for (mutation, outcomes) in &self.pushes {
+            let of = |what: fn(&pushes::Outcome) -> &[f64]| {
+                [Kind::ZeroCache, Kind::Zql].map(|kind| outcomes.get(&kind).map(|outcome| median(what(outcome))))
+            };
+            // The ratio of a row is how many times less this server needs.
+            let each = of(|outcome| &outcome.per_second).map(|rate| rate.map(|rate| 1e3 / rate));
+            rows.push((format!("{} mutations of 20 clients: time a push, ms", mutation.name()), each, None));
+            rows.push((format!("{} mutation alone, ms", mutation.name()), of(|outcome| &outcome.alone_ms), None));
+        }
         if let Some(connect) = self.connect.values().next() {
             type What = fn(&crate::connect::Outcome) -> f64;
             let of = |what: What| [Kind::ZeroCache, Kind::Zql].map(|kind| self.connect.get(&kind).map(what));
             let name = format!("{} groups at once:", connect.groups);
             rows.push((format!("{name} until all have their rows, s"), of(|o| o.seconds), None));
-            rows.push((format!("{name} memory a group, kB"), of(|o| o.kilobytes_a_group), None));
+            rows.push((format!("{name} memory a group then, kB"), of(|o| o.kilobytes_a_group_at_once), None));
+            rows.push((format!("{name} memory a group that listens, kB"), of(|o| o.kilobytes_a_group), None));
             rows.push((
                 format!("{name} statements on records per 1 000 pokes"),
                 of(|o| o.statements_a_poke * 1e3),

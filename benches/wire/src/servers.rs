@@ -22,6 +22,14 @@ impl Kind {
         }
     }
 
+    /// The app that [`SyncServer::start_with`] makes for it.
+    pub(crate) fn app(self) -> &'static str {
+        match self {
+            Kind::ZeroCache => "reference",
+            Kind::Zql => "zql",
+        }
+    }
+
     fn program(self) -> Result<Program> {
         Ok(match self {
             Kind::ZeroCache => Program::ZeroCache,
@@ -38,7 +46,8 @@ impl Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub database: String,
-    pub query_url: String,
+    /// The API server of both: named queries at `/query`, mutations at `/mutate`.
+    pub api_url: String,
     /// Replicas and logs.
     pub folder: PathBuf,
 }
@@ -46,6 +55,8 @@ pub(crate) struct Setup {
 impl Setup {
     /// Starts a server and waits until it answers. Its replica is kept in the folder from one start to the next.
     pub(crate) fn start(&self, kind: Kind) -> Result<SyncServer> {
-        SyncServer::start(kind.program()?, &self.database, &self.query_url, &self.folder.join(kind.name()))
+        let (query, mutate) = (format!("{}/query", self.api_url), format!("{}/mutate", self.api_url));
+        let (program, folder) = (kind.program()?, self.folder.join(kind.name()));
+        SyncServer::start_with(program, &self.database, &query, &folder, &[("ZERO_MUTATE_URL", &mutate)])
     }
 }
