@@ -302,9 +302,9 @@ fn settings(root: &Path, port: u16, options: &Options) -> Vec<OsString> {
         ("listen_addresses", "127.0.0.1".to_owned()),
         ("port", port.to_string()),
         ("wal_level", "logical".to_owned()),
-        // One slot a database with a sync server on it; a test binary has some dozens.
         ("max_wal_senders", "64".to_owned()),
-        ("max_replication_slots", "64".to_owned()),
+        // One slot a database with a sync server on it, for good; a test binary has some dozens.
+        ("max_replication_slots", "256".to_owned()),
         ("max_connections", "400".to_owned()),
         ("fsync", durable.to_owned()),
         // Always: the WAL sender sends what is flushed, and with this off a flush waits for the WAL writer's next round.

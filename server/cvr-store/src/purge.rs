@@ -39,6 +39,31 @@ pub struct Purged {
     pub remaining: i64,
 }
 
+/// How often is purged, and how much at once.
+#[derive(Debug)]
+struct Pace {
+    options: PurgeOptions,
+    interval: Duration,
+    batch: u32,
+    remaining: i64,
+}
+
+impl Pace {
+    fn new(options: PurgeOptions) -> Self {
+        Pace { interval: options.interval, batch: options.batch, options, remaining: 0 }
+    }
+
+    /// What the last round means for the next.
+    fn after(&mut self, purged: Purged) {
+        if purged.remaining > self.remaining {
+            self.batch = self.batch.saturating_add(self.options.batch);
+        }
+        self.remaining = purged.remaining;
+        let idle = (self.interval * 2).min(MAX_INTERVAL);
+        self.interval = if purged.remaining > 0 { self.options.interval } else { idle };
+    }
+}
+
 impl Store {
     /// Purges up to `batch` groups that were last active before the threshold.
     pub async fn purge_round(&self, inactivity: Duration, batch: u32) -> Result<Purged, StoreError> {
@@ -96,24 +121,48 @@ impl Store {
         if options.batch == 0 {
             return;
         }
-        let mut interval = options.interval;
-        let mut batch = options.batch;
-        let mut before = 0;
+        let inactivity = options.inactivity;
+        let mut pace = Pace::new(options);
         loop {
-            tokio::time::sleep(interval).await;
-            match self.purge_round(options.inactivity, batch).await {
-                Ok(Purged { groups, remaining }) => {
+            tokio::time::sleep(pace.interval).await;
+            match self.purge_round(inactivity, pace.batch).await {
+                Ok(purged) => {
+                    let Purged { groups, remaining } = purged;
                     if groups > 0 {
                         tracing::info!(groups, remaining, "purged client view records of inactive groups");
                     }
-                    if remaining > before {
-                        batch = batch.saturating_add(options.batch);
-                    }
-                    before = remaining;
-                    interval = if remaining > 0 { options.interval } else { (interval * 2).min(MAX_INTERVAL) };
+                    pace.after(purged);
                 }
                 Err(error) => tracing::warn!(%error, "purging client view records failed; trying again later"),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pace, PurgeOptions, Purged};
+
+    #[test]
+    fn rounds_follow_the_work() {
+        let mut pace = Pace::new(PurgeOptions::default());
+        assert_eq!((pace.interval.as_secs(), pace.batch), (60, 25));
+        // What is left after a round, and then: seconds to the next one, and its groups.
+        for (remaining, interval, batch) in [
+            (0, 120, 25),
+            (0, 240, 25),
+            (10, 60, 50),
+            (10, 60, 50),
+            (5, 60, 50),
+            (6, 60, 75),
+            (0, 120, 75),
+            (0, 240, 75),
+            (0, 480, 75),
+            (0, 960, 75),
+            (0, 960, 75),
+        ] {
+            pace.after(Purged { groups: 0, remaining });
+            assert_eq!((pace.interval.as_secs(), pace.batch), (interval, batch), "{remaining}");
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod row;
 pub mod rows_update;
 pub mod ttl;
 
+mod counts;
 mod draft;
 
 #[cfg(test)]

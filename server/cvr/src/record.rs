@@ -16,14 +16,20 @@ pub const LMIDS: &str = "lmids";
 /// The internal query that tells clients the results of their mutations.
 pub const MUTATION_RESULTS: &str = "mutationResults";
 
-/// What is stored as the signature of the rows of every query that this server executed.
+/// What is stored as the signature of the rows of every query that this server executed: a number that 64 bits cannot hold.
 ///
 /// A zero-cache keeps a 64-bit signature of a query's rows. When it loads a record at its own state it runs queries whose
-/// hash is unchanged without comparing their rows with the record, unless the signature differs from what it finds. It
-/// counts how often a row occurs under its parents, though, where this server counts nodes of the query: trusting such
-/// counts, it would take rows from clients too early. A number that 64 bits cannot hold makes it execute each query once,
-/// which counts anew and sends only what changed. This server compares row by row whenever it loads a record and
-/// needs no signature.
+/// hash is unchanged without comparing their rows with the record, and trusts the stored counts, unless the signature
+/// differs from what it finds. Those counts are occurrences in the answer's tree: the creator of fifty issues of a list
+/// counts fifty, where it counts once here, for the node that holds it. With a true signature such a server would take
+/// the creator from the clients with the first issue that goes. So the signature can be kept only with the counts, and these
+/// not cheaply: whenever a row comes or goes, the counts of all rows below it change, and each is a row to write to the
+/// record of every group that has the query, where now only what clients are told is written.
+///
+/// What it would save is little. Only if nothing at all was committed upstream between this server's end and the other
+/// one's start is the signature looked at; at any later state all queries are executed and compared anyway. With the
+/// impossible number they are executed once in that case, too, which counts anew and sends only what changed. This server
+/// compares row by row whenever it loads a record and needs no signature.
 pub const ROW_SET_SIGNATURE: &str = "10000000000000000";
 
 /// A client group's record. Copies are cheap: maps are shared until one of them is changed.

@@ -7,11 +7,14 @@ use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use indexmap::IndexMap;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use zql_spec::value::Value;
 use zql_spec::version::CvrVersion;
 
+pub use crate::counts::RefCounts;
+use crate::counts::SharedCounts;
 use crate::flush::Flush;
 
 /// A query's id, as chosen by the client (its hash) or the name of an internal query.
@@ -98,7 +101,7 @@ impl RowId {
     }
 }
 
-fn write_string(out: &mut String, text: &str) {
+pub(crate) fn write_string(out: &mut String, text: &str) {
     // A string always serialises; the fallback keeps the text well-formed all the same.
     out.push_str(&serde_json::to_string(text).unwrap_or_else(|_| "\"\"".to_owned()));
 }
@@ -131,105 +134,11 @@ impl Hash for RowId {
     }
 }
 
-/// How many nodes of each query hold a row. Sorted by query, without zeros; empty for a row that
-/// no query holds. Rows with equal counts share them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RefCounts(Arc<[(QueryId, u32)]>);
+/// One spare place for so many rows is kept for rows to come, and never fewer than [`MIN_SPARE_ROWS`].
+const SPARE_ROWS: usize = 8;
 
-impl RefCounts {
-    /// Counts by query; zeros are left out.
-    pub fn new(counts: impl IntoIterator<Item = (QueryId, u32)>) -> Self {
-        let mut counts: Vec<_> = counts.into_iter().filter(|&(_, count)| count > 0).collect();
-        counts.sort();
-        RefCounts(counts.into())
-    }
-
-    /// Whether no query holds the row.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The counts, by query.
-    pub fn iter(&self) -> impl Iterator<Item = (&QueryId, u32)> {
-        self.0.iter().map(|(query, count)| (query, *count))
-    }
-
-    /// Whether one of the queries holds the row.
-    pub fn any(&self, queries: &FxHashSet<QueryId>) -> bool {
-        self.0.iter().any(|(query, _)| queries.contains(query))
-    }
-
-    /// Appends the counts as a JSON object.
-    pub fn write_json(&self, out: &mut String) {
-        out.push('{');
-        for (index, (query, count)) in self.0.iter().enumerate() {
-            if index > 0 {
-                out.push(',');
-            }
-            write_string(out, query);
-            let _ = write!(out, ":{count}");
-        }
-        out.push('}');
-    }
-
-    fn set(&self, query: &QueryId, count: u32) -> Self {
-        let others = self.0.iter().filter(|(other, _)| other != query).cloned();
-        RefCounts::new(others.chain([(Arc::clone(query), count)]))
-    }
-
-    fn without(&self, queries: &FxHashSet<QueryId>) -> Self {
-        RefCounts::new(self.0.iter().filter(|(query, _)| !queries.contains(query)).cloned())
-    }
-}
-
-/// Shares equal [`RefCounts`]: a group has few distinct ones however many rows it has.
-#[derive(Debug, Default)]
-pub(crate) struct SharedCounts {
-    known: FxHashSet<RefCounts>,
-    /// Size at which counts that no row uses any more are dropped; twice what the last sweep left.
-    sweep_at: usize,
-    /// The last change asked for and its result: consecutive rows mostly change alike.
-    last: Option<(RefCounts, QueryId, u32, RefCounts)>,
-}
-
-/// Smallest size at which [`SharedCounts`] is swept: below it, a sweep frees less than it costs.
-const MIN_SWEEP: usize = 64;
-
-impl SharedCounts {
-    pub(crate) fn share(&mut self, counts: RefCounts) -> RefCounts {
-        if let Some(known) = self.known.get(&counts) {
-            return known.clone();
-        }
-        if self.known.len() >= self.sweep_at.max(MIN_SWEEP) {
-            self.last = None;
-            self.known.retain(|counts| Arc::strong_count(&counts.0) > 1);
-            self.sweep_at = self.known.len() * 2;
-        }
-        self.known.insert(counts.clone());
-        counts
-    }
-
-    pub(crate) fn set(&mut self, counts: &RefCounts, query: &QueryId, count: u32) -> RefCounts {
-        if let Some((from, of, to, result)) = &self.last
-            && Arc::ptr_eq(&from.0, &counts.0)
-            && of == query
-            && *to == count
-        {
-            return result.clone();
-        }
-        let result = self.share(counts.set(query, count));
-        self.last = Some((counts.clone(), Arc::clone(query), count, result.clone()));
-        result
-    }
-
-    pub(crate) fn without(&mut self, counts: &RefCounts, queries: &FxHashSet<QueryId>) -> RefCounts {
-        if counts.any(queries) { self.share(counts.without(queries)) } else { counts.clone() }
-    }
-
-    pub(crate) fn none(&mut self) -> RefCounts {
-        self.share(RefCounts::new([]))
-    }
-}
+/// A list of few rows is not copied for each that comes.
+const MIN_SPARE_ROWS: usize = 8;
 
 /// What a record remembers of a row that clients hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,9 +152,12 @@ pub struct RowRecord {
 }
 
 /// The rows that the clients of a group hold, as of the last committed flush.
+///
+/// In one dense list with an index: a hash table of whole entries is half empty just after it grew, and most groups hold
+/// few rows.
 #[derive(Debug, Default)]
 pub struct Rows {
-    records: FxHashMap<RowId, RowRecord>,
+    records: IndexMap<RowId, RowRecord, FxBuildHasher>,
     pub(crate) counts: SharedCounts,
 }
 
@@ -253,6 +165,12 @@ impl Rows {
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// The number of rows that there is room for.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.records.capacity()
     }
 
     /// Whether no row is held.
@@ -288,13 +206,15 @@ impl Rows {
                     self.records.insert(write.row.clone(), record);
                 }
                 None => {
-                    self.records.remove(&write.row);
+                    self.records.swap_remove(&write.row);
                 }
             }
         }
-        // A group that shrank from a big query to a small one gives the memory back.
-        if self.records.capacity() > 1024 && self.records.len() < self.records.capacity() / 4 {
-            self.records.shrink_to_fit();
+        // Room for an eighth more: growing by steps of that copies each row eight times in all, and a group that shrank from
+        // a big query to a small one gives the memory back.
+        let room = self.records.len() / SPARE_ROWS + MIN_SPARE_ROWS;
+        if self.records.capacity() > self.records.len() + 2 * room {
+            self.records.shrink_to(self.records.len() + room);
         }
     }
 }
@@ -382,7 +302,8 @@ impl RowsLoader {
     }
 
     /// The rows.
-    pub fn finish(self) -> Rows {
+    pub fn finish(mut self) -> Rows {
+        self.rows.records.shrink_to_fit();
         self.rows
     }
 

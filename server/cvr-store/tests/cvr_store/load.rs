@@ -98,6 +98,7 @@ async fn what_another_server_wrote() {
                    ('g', 'old', '{"table":"t"}', NULL, true, NULL);
                INSERT INTO desires ("clientGroupID", "clientID", "queryHash", "patchVersion", deleted, "inactivatedAtMs")
                    VALUES ('g', 'c', 'q', '01', NULL, NULL), ('g', 'left', 'q', '01:01', true, 5), ('g', 'c', 'old', '01', true, NULL);
+               UPDATE desires SET "ttlMs" = 86400000 WHERE "clientID" = 'left';
                INSERT INTO rows VALUES ('g', '', 'other.tbl', '{"b": 1, "a": null}', '01', '01', '{"q": 2, "x": 0}')"#,
         )
         .await;
@@ -106,7 +107,8 @@ async fn what_another_server_wrote() {
     assert!(group.cvr.queries["lmids"].body.is_internal());
     let desires = &group.cvr.queries["q"].clients;
     assert_eq!((desires["c"].inactivated_at, desires["c"].ttl), (None, 300_000.0));
-    assert_eq!(desires["left"].inactivated_at, Some(5.0), "a client that left is remembered");
+    let left = &desires["left"];
+    assert_eq!((left.inactivated_at, left.ttl), (Some(5.0), 600_000.0), "a client that left is remembered");
     assert_eq!(group.cvr.clients.keys().map(|client| &**client).collect::<Vec<_>>(), ["c"]);
     assert_eq!(group.rows.len(), 1);
     assert!(matches!(

@@ -52,4 +52,25 @@ fn records_are_small() {
     // Beside the key's text, which is shared with the engine's row where it came from there.
     assert!(size_of::<(RowId, RowRecord)>() <= 96, "{}", size_of::<(RowId, RowRecord)>());
     assert_eq!(size_of::<RefCounts>(), 16);
+    // Few are kept empty, however a group came to its size.
+    let mut group = Group::at("00");
+    group
+        .config(|update| {
+            update.ensure_client("c", "zero_0");
+            update.put_desired("c", &[put_query("q")])
+        })
+        .unwrap();
+    let ids: Vec<&'static str> = (0..2_000).map(|id| &*id.to_string().leak()).collect();
+    let mut state = 0;
+    for (from, to) in [(0, 130), (130, 1_100), (1_100, 1_101), (1_101, 2_000), (2_000, 10)] {
+        let count = u32::from(from < to);
+        let changed = &ids[from.min(to)..from.max(to)];
+        let rows: Vec<Received> =
+            changed.iter().map(|id| Received { query: "q", id, count, version: Some("01") }).collect();
+        state += 1;
+        let hash = [("q", "h")];
+        group.update(&format!("0{state}"), if from == 0 { &hash } else { &[] }, &[], &[&rows]).unwrap();
+        assert_eq!(group.rows.len(), to);
+        assert!(group.rows.capacity() <= to + to / 4 + 20, "{} for {to}", group.rows.capacity());
+    }
 }

@@ -274,6 +274,16 @@ async fn claims_decide_what_own_asts_see() {
     let rows = format!("{:?}", changed.rows().collect::<Vec<_>>());
     assert_eq!(changed.rows().count(), 3, "{rows}");
     assert!(!changed.gets(&hash));
+    // Who joins speaks for the whole group: all see what its token lets them see.
+    let sibling = Identity { auth: Some(token(3, json!(["i1", "i2"]))), ..identity.sibling() };
+    let _other = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+    let changed = loop {
+        let poke = poke(&mut connection).await;
+        if poke.rows().count() > 0 {
+            break format!("{:?}", poke.rows().collect::<Vec<_>>());
+        }
+    };
+    assert!(changed.contains("i1") && changed.contains("marker") && !changed.contains("i2"), "{changed}");
 }
 
 /// Keys behind a URL: who signs with one of them is let in, whoever else is told what is wrong.
