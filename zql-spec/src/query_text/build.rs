@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::logic::{and, not, or, simplify};
+use super::arguments::{Argument, literal, operator, option, position};
+use super::callback::Callback;
+use super::logic::{and, simplify};
 use super::syntax::{Arrow, Call, Chain, Expression, Parameter};
 use super::{QueryTextError, Result, TypedQuery};
 use crate::ast::{
-    Ast, Bound, Condition, CorrelatedSubquery, Correlation, Direction, Literal, SimpleOperator, StaticAnchor, System,
-    ValuePosition,
+    Ast, Bound, Condition, CorrelatedSubquery, Correlation, Direction, SimpleOperator, System, ValuePosition,
 };
 use crate::format::Format;
 use crate::json::Json;
@@ -20,15 +21,6 @@ use crate::zero_schema::{Hop, ZeroSchema, ZeroTable};
 pub(super) const EXISTS_PREFIX: &str = "zsubq_";
 /// What the alias of the second hop of an EXISTS begins with.
 pub(super) const HIDDEN_PREFIX: &str = "zsubq_zhidden_";
-/// The functions that stand for static parameters.
-pub(super) const STATIC_PARAMETERS: [(&str, StaticAnchor); 2] =
-    [("authParam", StaticAnchor::AuthData), ("preMutationRowParam", StaticAnchor::PreMutationRow)];
-
-/// The functions of a filter's callback.
-const CONDITIONS: [&str; 7] = ["and", "cmp", "cmpLit", "eb", "exists", "not", "or"];
-
-type Argument = (Expression, usize);
-
 /// Makes the query that a text describes.
 pub(super) fn query(chain: &Chain, schema: Option<&ZeroSchema>) -> Result<TypedQuery> {
     // `a.b.where(…)` is a query over the table `a.b`: names that are not called belong to the table's.
@@ -50,7 +42,7 @@ pub(super) fn query(chain: &Chain, schema: Option<&ZeroSchema>) -> Result<TypedQ
     Ok(TypedQuery { ast: level.ast, format: level.format })
 }
 
-fn error(what: impl Into<String>, position: usize) -> QueryTextError {
+pub(super) fn error(what: impl Into<String>, position: usize) -> QueryTextError {
     QueryTextError { what: what.into(), position }
 }
 
@@ -62,7 +54,7 @@ fn known_table<'s>(schema: &'s ZeroSchema, name: &str, position: usize) -> Resul
 }
 
 /// A query that calls are applied to.
-struct Level<'s> {
+pub(super) struct Level<'s> {
     ast: Ast,
     format: Format,
     schema: Option<&'s ZeroSchema>,
@@ -87,7 +79,7 @@ impl<'s> Level<'s> {
         let args = call.args.as_deref().ok_or_else(|| error("expected '('", position + call.name.len()))?;
         match (&*call.name, args) {
             ("where", [(Expression::Arrow(arrow), _)]) => {
-                let condition = Callback { level: self, arrow }.condition(&arrow.body)?;
+                let condition = Callback::new(self, arrow).condition(&arrow.body)?;
                 self.add(condition);
             }
             ("where", [column, rest @ ..]) if !rest.is_empty() && rest.len() <= 2 => {
@@ -164,7 +156,7 @@ impl<'s> Level<'s> {
         }
     }
 
-    fn comparison(&self, column: &Argument, rest: &[Argument]) -> Result<Condition> {
+    pub(super) fn comparison(&self, column: &Argument, rest: &[Argument]) -> Result<Condition> {
         let left = ValuePosition::Column(self.column(column)?);
         let (op, value) = match rest {
             [value] => (SimpleOperator::Eq, value),
@@ -253,7 +245,7 @@ impl<'s> Level<'s> {
         Ok(())
     }
 
-    fn exists(&self, name: &Argument, rest: &[Argument]) -> Result<Condition> {
+    pub(super) fn exists(&self, name: &Argument, rest: &[Argument]) -> Result<Condition> {
         let (arrow, options) = match rest {
             [] => (None, None),
             [(Expression::Arrow(arrow), _)] => (Some(arrow), None),
@@ -295,163 +287,4 @@ fn correlated(hop: &Hop, subquery: Ast, hidden: bool) -> CorrelatedSubquery {
         hidden,
         system: System::Client,
     }
-}
-
-/// A filter's function: what its body may call, and over which table.
-struct Callback<'l, 's, 'a> {
-    level: &'l Level<'s>,
-    arrow: &'a Arrow,
-}
-
-impl Callback<'_, '_, '_> {
-    fn condition(&self, chain: &Chain) -> Result<Condition> {
-        let call = self.function(chain)?;
-        let args = call.args.as_deref().ok_or_else(|| error("expected '('", call.position + call.name.len()))?;
-        Ok(match (&*call.name, args) {
-            ("cmp", [column, rest @ ..]) if !rest.is_empty() => self.level.comparison(column, rest)?,
-            ("cmpLit", [left, op, right]) => {
-                let op = operator(op)?;
-                let left = match position(SimpleOperator::Is, left)? {
-                    ValuePosition::Literal(Literal::List(_)) => return Err(error("the left side is no list", left.1)),
-                    left => left,
-                };
-                Condition::Simple { op, left, right: position(op, right)? }
-            }
-            ("exists", [name, rest @ ..]) => self.level.exists(name, rest)?,
-            ("not", [(Expression::Chain(inner), _)]) => not(self.condition(inner)?),
-            ("and", args) => and(self.conditions(args)?),
-            ("or", args) => or(self.conditions(args)?),
-            (name, args) if CONDITIONS.contains(&name) => {
-                return Err(error(
-                    format!("{name} does not take such arguments ({} of them)", args.len()),
-                    call.position,
-                ));
-            }
-            (name, _) => {
-                let known = "and, cmp, cmpLit, exists, not or or";
-                return Err(error(format!("there is no {name}: expected {known}"), call.position));
-            }
-        })
-    }
-
-    /// The one function that a chain calls: `cmp(…)`, `eb.cmp(…)` or `eb.eb.cmp(…)`, as the parameter allows.
-    fn function<'c>(&self, chain: &'c Chain) -> Result<&'c Call> {
-        let root = &chain.root;
-        let is_builder = match &self.arrow.parameter {
-            Parameter::Name(name) => {
-                if root.name != *name {
-                    return Err(error(format!("expected a condition of {name}: {name}.cmp(…)"), root.position));
-                }
-                true
-            }
-            Parameter::Members(names) => {
-                if let Some(unknown) = names.iter().find(|name| !CONDITIONS.contains(&&***name)) {
-                    let known = CONDITIONS.join(", ");
-                    return Err(error(format!("there is no {unknown} in a filter: it has {known}"), root.position));
-                }
-                if !names.contains(&root.name) {
-                    return Err(error(format!("{} is not among the function's parameters", root.name), root.position));
-                }
-                &*root.name == "eb"
-            }
-        };
-        match chain.then.iter().as_slice() {
-            [] if !is_builder => Ok(root),
-            [builders @ .., call]
-                if is_builder
-                    && root.args.is_none()
-                    && builders.iter().all(|call| &*call.name == "eb" && call.args.is_none()) =>
-            {
-                Ok(call)
-            }
-            [] => Err(error("expected a condition such as cmp(…)", root.position)),
-            [call, ..] => Err(error("nothing can be called on a condition", call.position)),
-        }
-    }
-
-    fn conditions(&self, args: &[Argument]) -> Result<Vec<Condition>> {
-        let mut conditions = Vec::new();
-        for (argument, at) in args {
-            match argument {
-                Expression::Chain(chain) => conditions.push(self.condition(chain)?),
-                // The library lets conditions be undefined.
-                Expression::Literal(Json::Null) => {}
-                _ => return Err(error("expected a condition", *at)),
-            }
-        }
-        Ok(conditions)
-    }
-}
-
-fn literal(argument: &Argument) -> Result<&Json> {
-    match &argument.0 {
-        Expression::Literal(json) => Ok(json),
-        _ => Err(error("expected a value", argument.1)),
-    }
-}
-
-fn operator(argument: &Argument) -> Result<SimpleOperator> {
-    let name = literal(argument)?.as_str().ok_or_else(|| error("the operator is a text", argument.1))?;
-    SimpleOperator::from_name(name).ok_or_else(|| error(format!("there is no operator {name}"), argument.1))
-}
-
-/// Flags in an object.
-fn option(argument: &Argument, known: &[&'static str]) -> Result<BTreeMap<Arc<str>, bool>> {
-    let entries = literal(argument)?.as_object();
-    let entries = entries.ok_or_else(|| error(format!("expected options: {{{}: true}}", known[0]), argument.1))?;
-    let mut flags = BTreeMap::new();
-    for (name, value) in entries {
-        match value {
-            Json::Bool(value) if known.contains(&&**name) => drop(flags.insert(Arc::clone(name), *value)),
-            // As if the key were not there.
-            Json::Null if known.contains(&&**name) => {}
-            Json::Bool(_) | Json::Null => {
-                return Err(error(format!("there is no option {name}; there are {}", known.join(", ")), argument.1));
-            }
-            _ => return Err(error(format!("the option {name} is true or false"), argument.1)),
-        }
-    }
-    Ok(flags)
-}
-
-/// The right side of a comparison.
-fn position(op: SimpleOperator, argument: &Argument) -> Result<ValuePosition> {
-    let at = argument.1;
-    let value = match &argument.0 {
-        Expression::Literal(json) => json,
-        Expression::Chain(chain) => return parameter(chain),
-        Expression::Arrow(_) => return Err(error("expected a value", at)),
-    };
-    let is_list = matches!(op, SimpleOperator::In | SimpleOperator::NotIn);
-    let literal = match value {
-        Json::Object(_) => return Err(error("a value is a text, a number, true, false, null or a list", at)),
-        Json::Array(elements) if is_list => {
-            if elements.iter().any(|element| matches!(element, Json::Null | Json::Array(_) | Json::Object(_))) {
-                return Err(error("a list holds texts, numbers and booleans", at));
-            }
-            Literal::List(elements.iter().map(Value::from_json).collect())
-        }
-        _ if is_list => return Err(error(format!("{} takes a list", op.name()), at)),
-        Json::Array(_) => return Err(error(format!("{} takes no list", op.name()), at)),
-        value => Literal::Value(Value::from_json(value)),
-    };
-    Ok(ValuePosition::Literal(literal))
-}
-
-/// A static parameter: `authParam('sub')` or `authParam(['a', 'b'])`.
-fn parameter(chain: &Chain) -> Result<ValuePosition> {
-    let Call { name, args, position } = &chain.root;
-    let anchor = STATIC_PARAMETERS.iter().find(|(other, _)| *other == &**name).map(|(_, anchor)| *anchor);
-    let (Some(anchor), Some([field]), []) = (anchor, args.as_deref(), chain.then.as_slice()) else {
-        return Err(error("expected a value", *position));
-    };
-    let name = |json: &Json| match json {
-        Json::String(name) => Ok(Arc::clone(name)),
-        _ => Err(error("expected a name", field.1)),
-    };
-    let (field, path) = match literal(field)? {
-        Json::Array(names) => (names.iter().map(name).collect::<Result<Vec<_>>>()?, true),
-        json => (vec![name(json)?], false),
-    };
-    Ok(ValuePosition::Static { anchor, field, path })
 }

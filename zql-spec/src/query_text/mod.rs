@@ -7,7 +7,9 @@
 //!
 //! It must not know where a text comes from. Parsing is linear in the text, bounded in depth and never panics.
 
+mod arguments;
 mod build;
+mod callback;
 mod logic;
 mod print;
 mod syntax;

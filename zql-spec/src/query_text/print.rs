@@ -6,7 +6,8 @@
 
 use std::fmt::Write;
 
-use super::build::{EXISTS_PREFIX, HIDDEN_PREFIX, STATIC_PARAMETERS};
+use super::arguments::STATIC_PARAMETERS;
+use super::build::{EXISTS_PREFIX, HIDDEN_PREFIX};
 use crate::ast::{Ast, Condition, CorrelatedSubquery, Direction, Literal, SimpleOperator, ValuePosition};
 use crate::format::Format;
 use crate::json::{Json, write_number};
