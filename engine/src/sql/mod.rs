@@ -9,7 +9,7 @@
 mod condition;
 pub(crate) mod functions;
 pub mod leaf;
-mod syntax;
+pub mod syntax;
 #[cfg(test)]
 mod tests;
 

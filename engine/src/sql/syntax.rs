@@ -1,4 +1,5 @@
-//! The few shapes of SQL that are needed, as sqlparser syntax trees.
+//! The few shapes of SQL that are needed, as sqlparser syntax trees. What is public is no dialect's: the conformance suite
+//! makes Postgres's SQL of it.
 //!
 //! Printing a tree never re-parenthesises, so every compound expression made here is nested on its own.
 
@@ -10,7 +11,8 @@ use sqlparser::ast::{
     UnaryOperator, Value,
 };
 
-pub(super) fn ident(name: &str) -> Ident {
+/// A name in quotes.
+pub fn ident(name: &str) -> Ident {
     Ident::with_quote('"', name)
 }
 
@@ -22,7 +24,8 @@ pub(super) fn parameter(number: usize) -> Expr {
     Expr::value(Value::Placeholder(format!("?{number}")))
 }
 
-pub(super) fn integer(number: usize) -> Expr {
+/// A number.
+pub fn integer(number: usize) -> Expr {
     Expr::value(Value::Number(number.to_string(), false))
 }
 
@@ -30,28 +33,37 @@ pub(super) fn constant(truth: bool) -> Expr {
     integer(usize::from(truth))
 }
 
-pub(super) fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
-    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }))
+/// An expression in parentheses.
+pub fn nested(expr: Expr) -> Expr {
+    Expr::Nested(Box::new(expr))
 }
 
-pub(super) fn is_null(expr: Expr) -> Expr {
-    Expr::Nested(Box::new(Expr::IsNull(Box::new(expr))))
+/// An operator between two expressions.
+pub fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    nested(Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) })
 }
 
-pub(super) fn is_not_null(expr: Expr) -> Expr {
-    Expr::Nested(Box::new(Expr::IsNotNull(Box::new(expr))))
+/// `IS NULL`.
+pub fn is_null(expr: Expr) -> Expr {
+    nested(Expr::IsNull(Box::new(expr)))
+}
+
+/// `IS NOT NULL`.
+pub fn is_not_null(expr: Expr) -> Expr {
+    nested(Expr::IsNotNull(Box::new(expr)))
 }
 
 /// Hides a column's affinity, and with it its indexes.
 pub(super) fn without_affinity(expr: Expr) -> Expr {
-    Expr::Nested(Box::new(Expr::UnaryOp { op: UnaryOperator::Plus, expr: Box::new(expr) }))
+    nested(Expr::UnaryOp { op: UnaryOperator::Plus, expr: Box::new(expr) })
 }
 
 pub(super) fn cast_text(expr: Expr) -> Expr {
     Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type: DataType::Text, array: false, format: None }
 }
 
-pub(super) fn call(name: &str, args: Vec<Expr>) -> Expr {
+/// A call of a function.
+pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     Expr::Function(Function {
         name: ObjectName::from(vec![Ident::new(name)]),
         uses_odbc_syntax: false,
@@ -74,33 +86,30 @@ fn unnamed(expr: Expr) -> FunctionArg {
 
 /// All of them. No condition is true.
 pub(super) fn and(conditions: Vec<Expr>) -> Expr {
-    join(conditions, BinaryOperator::And, true)
+    join(conditions, &BinaryOperator::And).unwrap_or_else(|| constant(true))
 }
 
 /// One of them. No condition is false.
 pub(super) fn or(conditions: Vec<Expr>) -> Expr {
-    join(conditions, BinaryOperator::Or, false)
+    join(conditions, &BinaryOperator::Or).unwrap_or_else(|| constant(false))
 }
 
 /// Most conditions in a row: SQLite counts each as one level and takes a thousand.
 const CHAIN_MAX: usize = 50;
 
-fn join(mut conditions: Vec<Expr>, op: BinaryOperator, empty: bool) -> Expr {
+/// An operator between all conditions; none if there are no conditions.
+pub fn join(mut conditions: Vec<Expr>, op: &BinaryOperator) -> Option<Expr> {
     if conditions.len() > CHAIN_MAX {
-        let right = conditions.split_off(conditions.len() / 2);
-        return binary(join(conditions, op.clone(), empty), op.clone(), join(right, op, empty));
+        let right = join(conditions.split_off(conditions.len() / 2), op)?;
+        return Some(binary(join(conditions, op)?, op.clone(), right));
     }
     let many = conditions.len() > 1;
     let joined = conditions.into_iter().reduce(|left, right| Expr::BinaryOp {
         left: Box::new(left),
         op: op.clone(),
         right: Box::new(right),
-    });
-    match joined {
-        None => constant(empty),
-        Some(expr) if many => Expr::Nested(Box::new(expr)),
-        Some(expr) => expr,
-    }
+    })?;
+    Some(if many { nested(joined) } else { joined })
 }
 
 pub(super) fn exists(subquery: Query, negated: bool) -> Expr {
@@ -108,7 +117,7 @@ pub(super) fn exists(subquery: Query, negated: bool) -> Expr {
 }
 
 pub(super) fn in_subquery(expr: Expr, subquery: Query, negated: bool) -> Expr {
-    Expr::Nested(Box::new(Expr::InSubquery { expr: Box::new(expr), subquery: Box::new(subquery), negated }))
+    nested(Expr::InSubquery { expr: Box::new(expr), subquery: Box::new(subquery), negated })
 }
 
 /// `json_each(array)`: the rows of a JSON array, in column `value`.
@@ -121,7 +130,8 @@ pub(super) fn json_each(array: Expr) -> TableFactor {
     factor
 }
 
-pub(super) fn table(name: &str, alias: Option<&str>) -> TableFactor {
+/// A table, under another name if one is given.
+pub fn table(name: &str, alias: Option<&str>) -> TableFactor {
     TableFactor::Table {
         name: ObjectName::from(vec![ident(name)]),
         alias: alias.map(|alias| TableAlias { explicit: true, name: Ident::new(alias), columns: Vec::new(), at: None }),
@@ -148,19 +158,30 @@ pub(super) fn select(
     limit: Option<Expr>,
 ) -> Query {
     let select = Select {
+        projection: projection.into_iter().map(SelectItem::UnnamedExpr).collect(),
+        from: vec![TableWithJoins { relation: from, joins: Vec::new() }],
+        selection: (!conditions.is_empty()).then(|| and(conditions)),
+        ..nothing()
+    };
+    query(select, order, limit)
+}
+
+/// A SELECT of nothing, to be filled in.
+pub fn nothing() -> Select {
+    Select {
         select_token: AttachedToken::empty(),
         optimizer_hints: Vec::new(),
         distinct: None,
         select_modifiers: None,
         top: None,
         top_before_distinct: false,
-        projection: projection.into_iter().map(SelectItem::UnnamedExpr).collect(),
+        projection: Vec::new(),
         exclude: None,
         into: None,
-        from: vec![TableWithJoins { relation: from, joins: Vec::new() }],
+        from: Vec::new(),
         lateral_views: Vec::new(),
         prewhere: None,
-        selection: (!conditions.is_empty()).then(|| and(conditions)),
+        selection: None,
         connect_by: Vec::new(),
         group_by: GroupByExpr::Expressions(Vec::new(), Vec::new()),
         cluster_by: Vec::new(),
@@ -172,7 +193,11 @@ pub(super) fn select(
         window_before_qualify: false,
         value_table_mode: None,
         flavor: SelectFlavor::Standard,
-    };
+    }
+}
+
+/// A SELECT with its order and limit.
+pub fn query(select: Select, order: Vec<OrderByExpr>, limit: Option<Expr>) -> Query {
     Query {
         with: None,
         body: Box::new(SetExpr::Select(Box::new(select))),

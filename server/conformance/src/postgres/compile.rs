@@ -348,7 +348,7 @@ fn values_of(table: &DataTable, alias: &str) -> sqlparser::ast::TableFactor {
     };
     let rows = Parts {
         projection: table.columns.iter().map(value).collect(),
-        from: vec![syntax::table(&table.name)],
+        from: vec![syntax::table(&table.name, None)],
         ..Parts::default()
     };
     syntax::derived(syntax::select(rows), alias, false)
