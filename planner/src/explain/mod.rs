@@ -16,13 +16,13 @@ mod maintenance;
 mod notes;
 mod operators;
 pub mod report;
+mod rows;
 mod subject;
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::commit::StoredRow;
 use engine::graph::{Graph, hydrated_rows};
 use engine::hydration::{HydrateError, Hydration};
 use engine::query::{NodeId, Query, Role};
@@ -32,7 +32,6 @@ use zql_spec::ast::Ast;
 use zql_spec::format::Format;
 use zql_spec::hash::ast_hash;
 use zql_spec::query_text;
-use zql_spec::value::Value;
 
 pub use subject::Subject;
 
@@ -47,6 +46,7 @@ use crate::stats::TableStats;
 use alternatives::alternatives;
 use operators::{Describer, round, statements};
 use report::{NodeReport, Operator, QueryReport, Report, SourceReport, Totals};
+use rows::{bytes, synced_rows};
 
 /// A query that ran this long is not run again to find out what it takes without being measured.
 const RUN_AGAIN: Duration = Duration::from_millis(250);
@@ -370,41 +370,4 @@ fn query_report(ast: &Ast) -> QueryReport {
     let text = json.to_string();
     let zql = query_text::print(ast, &Format::default());
     QueryReport { zql, hash: ast_hash(&json), ast: serde_json::from_str(&text).unwrap_or(Json::Null) }
-}
-
-/// Bytes of the values of a node's rows.
-fn bytes(rows: &[Arc<StoredRow>]) -> u64 {
-    let of_value = |value: &Value| match value {
-        Value::Null => 0,
-        Value::Bool(_) => 1,
-        Value::Number(_) => 8,
-        Value::String(text) | Value::Json(text) => text.len() as u64,
-    };
-    rows.iter().flat_map(|row| row.values.iter()).map(of_value).sum()
-}
-
-/// The rows of an answer by table, as a client sees them, and the version at which each was written.
-fn synced_rows(query: &Query, rows: &[engine::graph::AnswerRow]) -> serde_json::Map<String, Json> {
-    let mut by_table = serde_json::Map::new();
-    for row in rows {
-        let Some(node) = query.nodes.iter().find(|node| node.table.name == row.table) else { continue };
-        let mut object = serde_json::Map::new();
-        for (column, value) in node.table.columns.iter().zip(&row.row.values) {
-            let value = match value {
-                Value::Json(text) => serde_json::from_str(text).unwrap_or(Json::Null),
-                Value::Null => Json::Null,
-                Value::Bool(bool) => Json::from(*bool),
-                Value::Number(number) if number.fract() == 0.0 && number.abs() < 9e15 => Json::from(*number as i64),
-                Value::Number(number) => Json::from(*number),
-                Value::String(text) => Json::from(&**text),
-            };
-            object.insert(column.name.to_string(), value);
-        }
-        object.insert(engine::replica::VERSION_COLUMN.to_owned(), Json::from(&*row.row.version));
-        let of_table = by_table.entry(row.table.to_string()).or_insert_with(|| Json::Array(Vec::new()));
-        if let Json::Array(of_table) = of_table {
-            of_table.push(Json::Object(object));
-        }
-    }
-    by_table
 }

@@ -313,8 +313,8 @@ pub struct ChangeCost {
 pub struct MeasuredChanges {
     /// How many.
     pub changes: usize,
-    /// Microseconds that keeping the answer current took for each, on average.
-    pub mean: f64,
+    /// Microseconds that keeping the answer current took for half of them at most.
+    pub median: f64,
 }
 
 /// Something to do, or to know.

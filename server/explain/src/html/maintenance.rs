@@ -49,7 +49,7 @@ pub(super) fn maintenance(out: &mut String, report: &Report) {
             escape(&change.table),
             share(change.reaches),
             time(change.cost_when_reached),
-            change.measured.map_or_else(|| "–".to_owned(), |measured| time(measured.mean)),
+            change.measured.map_or_else(|| "–".to_owned(), |measured| time(measured.median)),
             time(change.cost),
             reads.join("<br>")
         );
@@ -100,7 +100,7 @@ fn shape(
     };
     let (costs, slow) = match change {
         Some(change) => {
-            let cost = change.measured.map_or(change.cost_when_reached, |measured| measured.mean);
+            let cost = change.measured.map_or(change.cost_when_reached, |measured| measured.median);
             let expected = if change.measured.is_some() { "" } else { "~" };
             (format!("{} of changes reach it: {expected}{}", share(change.reaches), time(cost)), cost >= 1000.0)
         }

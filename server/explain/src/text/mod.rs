@@ -114,7 +114,7 @@ fn maintenance(canvas: &mut Canvas, report: &Report) {
             (Ink::Plain, format!("{:>12}", share(change.reaches)).as_str()),
             (if slow { Ink::Bad } else { Ink::Plain }, cost.as_str()),
             (Ink::Plain, format!("{:>14}", time(change.cost)).as_str()),
-            (Ink::Bold, change.measured.map_or_else(String::new, |of| format!("{:>14}", time(of.mean))).as_str()),
+            (Ink::Bold, change.measured.map_or_else(String::new, |of| format!("{:>14}", time(of.median))).as_str()),
         ]);
         for read in &change.reads {
             let ink = if read.contains("without an index") { Ink::Bad } else { Ink::Dim };
