@@ -80,8 +80,10 @@ impl Group {
         }
         let Some(permissions) = self.in_force()? else { return Ok(()) };
         for position in 0..self.batches.len() {
+            // Without anybody to speak for, whoever joins next starts all queries.
+            let Some(speaker) = self.speaker(self.batches[position].requester) else { continue };
+            let claims = speaker.claims.clone();
             let mut batch = std::mem::take(&mut self.batches[position]);
-            let claims = self.speaker(batch.requester).and_then(|client| client.claims.clone());
             let mut faults = Vec::new();
             for query_id in std::mem::take(&mut batch.unpermitted) {
                 let Some(text) = self.own_query(&query_id) else { continue };

@@ -144,7 +144,7 @@ impl Group {
         for (query_id, message) in faults {
             self.query_failed(&query_id, requester, &message)?;
         }
-        Ok(())
+        self.permit_waiting()
     }
 
     fn new_batch(&mut self, requester: Option<u64>) -> Batch {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use protocol_client::{Connection, Hello, Identity, hash_of};
+use protocol_client::{Connection, Hello, Identity};
 use serde_json::{Value, json};
 use zql_spec::protocol::error::{ErrorKind, ErrorReason};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, poke, pokes_until_got, query};
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, join, open, poke, query};
 use crate::mutate_api::{Call, MutateApi};
 
 /// A server whose queries and mutations go to the same API server, under different rules.
@@ -23,17 +23,6 @@ async fn start(pairs: &[(&str, &str)]) -> (Server, Arc<MutateApi>) {
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-/// A client that has all issues.
-async fn join(identity: &Identity, change: impl FnOnce(&mut Hello)) -> Connection {
-    let wanted = query(ISSUES);
-    let hash = hash_of(&wanted).expect("a query").to_owned();
-    let mut hello = Hello::new(CLIENT_SCHEMA, vec![wanted]);
-    change(&mut hello);
-    let mut connection = open(identity, None, hello).await;
-    pokes_until_got(&mut connection, &hash).await;
-    connection
 }
 
 fn create(identity: &Identity, id: i64) -> String {

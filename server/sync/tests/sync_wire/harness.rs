@@ -240,6 +240,17 @@ pub(crate) async fn open(identity: &Identity, cookie: Option<&str>, hello: Hello
     patiently(Connection::open(identity, cookie, hello)).await.expect("a connection")
 }
 
+/// A client that has all issues.
+pub(crate) async fn join(identity: &Identity, change: impl FnOnce(&mut Hello)) -> Connection {
+    let wanted = query(ISSUES);
+    let hash = hash_of(&wanted).expect("a query").to_owned();
+    let mut hello = Hello::new(CLIENT_SCHEMA, vec![wanted]);
+    change(&mut hello);
+    let mut connection = open(identity, None, hello).await;
+    pokes_until_got(&mut connection, &hash).await;
+    connection
+}
+
 /// The next poke.
 pub(crate) async fn poke(connection: &mut Connection) -> Poke {
     patiently(connection.next_poke()).await.expect("a poke")

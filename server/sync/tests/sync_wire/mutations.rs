@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use protocol_client::{Connection, Event, Hello, Identity, Poke, hash_of};
+use protocol_client::{Connection, Event, Identity, Poke};
 use serde_json::{Value, json};
 use zql_spec::protocol::downstream::RowOp;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorOrigin, ErrorReason};
 use zql_spec::protocol::upstream::{DeleteClients, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, next, open, poke, pokes_until_got, query};
+use crate::harness::{SCHEMA, Server, error, join, next, poke};
 use crate::mutate_api::MutateApi;
 
 async fn start(pairs: &[(&str, &str)]) -> (Server, Arc<MutateApi>) {
@@ -19,17 +19,6 @@ async fn start(pairs: &[(&str, &str)]) -> (Server, Arc<MutateApi>) {
     let server = Server::start_with(SCHEMA, &all).await;
     api.use_database(&server.database);
     (server, api)
-}
-
-/// A client that has all issues.
-async fn join(identity: &Identity, change: impl FnOnce(&mut Hello)) -> Connection {
-    let wanted = query(ISSUES);
-    let hash = hash_of(&wanted).expect("a query").to_owned();
-    let mut hello = Hello::new(CLIENT_SCHEMA, vec![wanted]);
-    change(&mut hello);
-    let mut connection = open(identity, None, hello).await;
-    pokes_until_got(&mut connection, &hash).await;
-    connection
 }
 
 fn push(identity: &Identity, name: &str, ids: &[i64]) -> String {
