@@ -21,15 +21,8 @@ struct Sessions {
 
 /// Serves on an ephemeral port of 127.0.0.1 until the process ends; returns the URL without a path.
 pub(crate) async fn start(database: &str) -> Result<String> {
-    let query = warp::path("query").and(warp::post()).and(warp::body::json()).map(|request: Value| {
-        let queries: Vec<Value> = request[1]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|query| json!({"id": query["id"], "name": query["name"], "ast": query["args"][0]}))
-            .collect();
-        warp::reply::json(&json!({"kind": "QueryResponse", "userID": null, "queries": queries}))
-    });
+    let query = warp::path("query").and(warp::post()).and(warp::body::json());
+    let query = query.map(|request: Value| warp::reply::json(&query_api::respond(&request, &query_api::argument)));
     let sessions = Sessions { database: database.into(), free: Arc::default() };
     let mutate = warp::path("mutate")
         .and(warp::post())

@@ -1,6 +1,7 @@
 //! The queries that are measured, over the issue tracker of `testdata::tracker`.
 
 use serde_json::{Value, json};
+use testdata::tracker::queries::{comments, compare, creator, labelled, labels, one};
 
 /// One query.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ pub(crate) const CASES: &[Case] = &[
 /// The AST with a condition that holds for every row and is different for every `number`: the servers cannot answer one
 /// client's query from another's.
 pub(crate) fn distinct(ast: &Value, number: u32) -> Value {
-    let always = simple("priority", ">", json!(-1 - i64::from(number)));
+    let always = compare("priority", ">", json!(-1 - i64::from(number)));
     let mut ast = ast.clone();
     ast["where"] = match ast["where"].take() {
         Value::Null => always,
@@ -86,7 +87,7 @@ pub(crate) fn distinct(ast: &Value, number: u32) -> Value {
 fn search() -> Value {
     json!({
         "table": "issue",
-        "where": labelled(simple("name", "LIKE", json!("%are")), "issue_label"),
+        "where": labelled(compare("name", "LIKE", json!("%are")), "issue_label"),
         "orderBy": [["modified", "desc"], ["id", "asc"]],
         "limit": 1000,
     })
@@ -103,92 +104,35 @@ pub(crate) fn list() -> Value {
 }
 
 fn by_key() -> Value {
-    json!({"table": "issue", "where": simple("id", "=", json!("i4242")), "orderBy": [["id", "asc"]], "limit": 1})
+    json!({"table": "issue", "where": compare("id", "=", json!("i4242")), "orderBy": [["id", "asc"]], "limit": 1})
 }
 
 fn exists() -> Value {
-    json!({"table": "issue", "where": labelled(simple("name", "=", json!("rare")), "issue_label"), "orderBy": [["modified", "desc"], ["id", "asc"]]})
+    json!({"table": "issue", "where": labelled(compare("name", "=", json!("rare")), "issue_label"), "orderBy": [["modified", "desc"], ["id", "asc"]]})
 }
 
 fn exists_indexed() -> Value {
-    json!({"table": "issue", "where": labelled(simple("name", "=", json!("rare")), INDEXED), "orderBy": [["modified", "desc"], ["id", "asc"]]})
+    json!({"table": "issue", "where": labelled(compare("name", "=", json!("rare")), INDEXED), "orderBy": [["modified", "desc"], ["id", "asc"]]})
 }
 
 fn or() -> Value {
     json!({
         "table": "issue",
         "where": {"type": "or", "conditions": [
-            simple("creator_id", "=", json!("u7")),
-            simple("assignee_id", "=", json!("u7")),
-            labelled(simple("name", "=", json!("rare")), "issue_label"),
+            compare("creator_id", "=", json!("u7")),
+            compare("assignee_id", "=", json!("u7")),
+            labelled(compare("name", "=", json!("rare")), "issue_label"),
         ]},
         "orderBy": [["modified", "desc"], ["id", "asc"]],
     })
 }
 
 fn large() -> Value {
-    let mut comments = related("comments", "id", "issue_id", "comment");
-    comments["subquery"]["orderBy"] = json!([["created", "desc"], ["id", "asc"]]);
-    comments["subquery"]["limit"] = json!(10);
-    let mut assignee = related("assignee", "assignee_id", "id", "user");
-    assignee["subquery"]["limit"] = json!(1);
+    let assignee = one("assignee", "assignee_id", "user");
     json!({
         "table": "issue",
         "orderBy": [["modified", "desc"], ["id", "asc"]],
         "limit": 10_000,
-        "related": [creator(), assignee, labels(), comments],
-    })
-}
-
-fn simple(column: &str, op: &str, value: Value) -> Value {
-    json!({
-        "type": "simple",
-        "left": {"type": "column", "name": column},
-        "op": op,
-        "right": {"type": "literal", "value": value},
-    })
-}
-
-fn related(alias: &str, parent: &str, child: &str, table: &str) -> Value {
-    json!({
-        "correlation": {"parentField": [parent], "childField": [child]},
-        "subquery": {"table": table, "alias": alias, "orderBy": [["id", "asc"]]},
-        "system": "client",
-    })
-}
-
-fn creator() -> Value {
-    let mut creator = related("creator", "creator_id", "id", "user");
-    creator["subquery"]["limit"] = json!(1);
-    creator
-}
-
-/// Labels over the junction, as the query builder writes a relationship of two hops.
-fn labels() -> Value {
-    let mut junction = related("labels", "id", "issue_id", "issue_label");
-    junction["hidden"] = json!(true);
-    junction["subquery"]["orderBy"] = json!([["issue_id", "asc"], ["label_id", "asc"]]);
-    junction["subquery"]["related"] = json!([related("labels", "label_id", "id", "label")]);
-    junction
-}
-
-fn labelled(label: Value, junction: &str) -> Value {
-    let label = json!({
-        "type": "correlatedSubquery",
-        "op": "EXISTS",
-        "related": {
-            "correlation": {"parentField": ["label_id"], "childField": ["id"]},
-            "subquery": {"table": "label", "alias": "zsubq_zhidden_labels", "where": label},
-            "system": "client",
-        },
-    });
-    json!({
-        "type": "correlatedSubquery",
-        "op": "EXISTS",
-        "related": {
-            "correlation": {"parentField": ["id"], "childField": ["issue_id"]},
-            "subquery": {"table": junction, "alias": "zsubq_labels", "where": label},
-            "system": "client",
-        },
+        "related": [creator(), assignee, labels(), comments(10)],
     })
 }

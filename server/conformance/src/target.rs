@@ -2,20 +2,18 @@
 //!
 //! All data sets lie in one upstream database, beside a table in which every lane counts its transactions: a poke with
 //! the new count holds all that the transaction changed. Queries come as named queries whose only argument is their
-//! AST, so the server must ask the API of this module.
+//! AST, so the server must ask the API that is served here.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
 use testdata::postgres::Postgres;
 use testdata::sync_server::{Program, SyncServer};
 use testdata::world::{data_sql, schema_sql};
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
-use warp::Filter;
 use zql_spec::conformance::DataSet;
 
 use crate::definition::definition;
@@ -48,7 +46,7 @@ impl Target {
         let upstream = postgres.database()?;
         let (name, own) = (program.name().to_owned(), program != Program::ZeroCache);
         runtime.block_on(execute(&upstream, &create(data)))?;
-        let api = serve(&runtime, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        let api = runtime.block_on(query_api::serve(([127, 0, 0, 1], 0).into(), query_api::argument))?;
         let folder = tempfile::Builder::new().prefix("zql-conformance-").tempdir()?;
         let server = SyncServer::start(program, &upstream, &api, folder.path())?;
         let url = server.url();
@@ -68,7 +66,9 @@ impl Target {
             tables.join(", ")
         );
         runtime.block_on(execute(upstream, &taken)).context("nothing was changed")?;
-        serve(&runtime, api).with_context(|| format!("listening for queries at {api}"))?;
+        runtime
+            .block_on(query_api::serve(api, query_api::argument))
+            .with_context(|| format!("listening for queries at {api}"))?;
         runtime.block_on(execute(upstream, &create(data)))?;
         Ok(Target {
             name: url.to_owned(),
@@ -147,21 +147,4 @@ async fn execute(url: &str, sql: &str) -> Result<()> {
             None => Err(error.into()),
         },
     }
-}
-
-/// Answers every named query with its argument, until the process ends; gives the URL.
-fn serve(runtime: &Runtime, address: SocketAddr) -> Result<String> {
-    let route = warp::post().and(warp::body::json()).map(|request: Value| {
-        let queries: Vec<Value> = request[1]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|query| json!({"id": query["id"], "name": query["name"], "ast": query["args"][0]}))
-            .collect();
-        warp::reply::json(&json!({"kind": "QueryResponse", "userID": null, "queries": queries}))
-    });
-    let listener = runtime.block_on(tokio::net::TcpListener::bind(address))?;
-    let url = format!("http://{}/query", listener.local_addr()?);
-    runtime.spawn(warp::serve(route).incoming(listener).run());
-    Ok(url)
 }

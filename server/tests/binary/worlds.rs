@@ -16,7 +16,6 @@ use testdata::sync_server::{Program, SyncServer};
 use testdata::world::{
     DataSet, ISSUES, MUSIC, QueryGenerator, Rng, data_sql, fill, schema_sql, transaction, transaction_sql,
 };
-use warp::Filter;
 use zql_spec::ast::Ast;
 use zql_spec::naive::{Database, Evaluation};
 use zql_spec::protocol::upstream::DesiredOp;
@@ -97,25 +96,6 @@ fn named(ast: &str) -> DesiredOp {
     Hello::named("ast", &format!("[{ast}]"))
 }
 
-/// Answers every named query with its argument.
-fn serve_queries() -> String {
-    let route = warp::post().and(warp::body::json()).map(|request: Value| {
-        let queries: Vec<Value> = request[1]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|query| json!({"id": query["id"], "name": query["name"], "ast": query["args"][0]}))
-            .collect();
-        warp::reply::json(&json!({"kind": "QueryResponse", "queries": queries}))
-    });
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.set_nonblocking(true).expect("a socket for tokio");
-    let url = format!("http://{}/query", listener.local_addr().expect("its address"));
-    let listener = tokio::net::TcpListener::from_std(listener).expect("a socket for tokio");
-    tokio::spawn(warp::serve(route).incoming(listener).run());
-    url
-}
-
 fn client_schema(data: &DataSet) -> String {
     let mut tables: serde_json::Map<String, Value> = data
         .schema()
@@ -157,7 +137,7 @@ async fn world(seed: u64) {
     sql("CREATE TABLE tick (id int PRIMARY KEY, n int NOT NULL); INSERT INTO tick VALUES (1, 0)");
     let folder = tempfile::tempdir().expect("a folder");
     let program = Program::Zql(PathBuf::from(crate::binary()));
-    let queries = serve_queries();
+    let queries = query_api::serve(([127, 0, 0, 1], 0).into(), query_api::argument).await.expect("a port");
     let mut running = SyncServer::start(program, &url, &queries, folder.path()).expect("the server");
     let schema = client_schema(data);
     let mut clients = Vec::new();

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("cvr-store", &["zql-spec", "cvr"], &["datafusion", "rusqlite", "warp"]),
     ("protocol-client", &["zql-spec"], &["datafusion", "rusqlite", "tokio-postgres", "warp"]),
     ("sync", &["zql-spec", "engine", "views", "cvr", "cvr-store"], &["datafusion"]),
+    ("query-api", &[], &["datafusion", "rusqlite", "tokio-postgres"]),
     ("testdata", &["zql-spec", "engine"], &["datafusion", "warp"]),
     (
         "server",
@@ -31,6 +32,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
             "views",
             "sync",
             "protocol-client",
+            "query-api",
             "terminal",
             "conformance",
             "explain",
@@ -39,9 +41,9 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         &[],
     ),
     ("explain", &["zql-spec", "engine", "planner"], &["tokio-postgres", "warp", "reqwest"]),
-    ("terminal", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
-    ("conformance", &["zql-spec", "engine", "planner", "protocol-client", "testdata"], &[]),
-    ("bench-wire", &["zql-spec", "protocol-client", "testdata"], &["datafusion"]),
+    ("terminal", &["zql-spec", "protocol-client", "query-api", "testdata"], &["datafusion"]),
+    ("conformance", &["zql-spec", "engine", "planner", "protocol-client", "query-api", "testdata"], &[]),
+    ("bench-wire", &["zql-spec", "protocol-client", "query-api", "testdata"], &["datafusion"]),
     ("benches", &["zql-spec", "engine", "planner", "views", "upstream", "sync", "testdata"], &[]),
 ];
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use warp::Filter;
+use testdata::tracker::queries::{comments, compare, creator, exists, labelled, labels, one};
 use zql_spec::ast::Ast;
 use zql_spec::json::Json;
 
@@ -18,22 +18,8 @@ pub(super) const SCHEMA: &str = r#"{"tables":{
 
 /// Serves on an ephemeral port of 127.0.0.1 until the runtime ends; returns the URL.
 pub(super) async fn start() -> Result<String> {
-    let route = warp::post().and(warp::body::json()).map(|request: Value| {
-        let queries: Vec<Value> = request[1].as_array().into_iter().flatten().map(answer).collect();
-        warp::reply::json(&json!({"kind": "QueryResponse", "queries": queries}))
-    });
-    let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(warp::serve(route).incoming(listener).run());
-    Ok(format!("http://{address}/query"))
-}
-
-fn answer(query: &Value) -> Value {
-    let name = query["name"].as_str().unwrap_or_default();
-    match query_json(name, &query["args"]) {
-        Ok(ast) => json!({"id": query["id"], "name": name, "ast": ast}),
-        Err(error) => json!({"error": "app", "id": query["id"], "name": name, "message": error.to_string()}),
-    }
+    let answer = |name: &str, args: &Value| query_json(name, args).map_err(|error| error.to_string());
+    Ok(query_api::serve(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await?)
 }
 
 /// The AST of a named query.
@@ -51,38 +37,34 @@ fn query_json(name: &str, args: &Value) -> Result<Value> {
             "table": "issue",
             "orderBy": [["modified", "desc"], ["id", "asc"]],
             "limit": args[0]["limit"].as_u64().context("issues.list wants the argument limit")?,
-            "related": [one("creator", "creator_id", "user"), labels()],
+            "related": [creator(), labels()],
         }),
         "issues.page" => {
-            let mut comments = related("comments", "id", "issue_id", "comment");
-            comments["subquery"]["orderBy"] = json!([["created", "desc"], ["id", "asc"]]);
-            comments["subquery"]["limit"] = json!(3);
-            comments["subquery"]["related"] = json!([one("creator", "creator_id", "user")]);
+            let mut comments = comments(3);
+            comments["subquery"]["related"] = json!([creator()]);
             json!({
                 "table": "issue",
                 "where": equal("id", text("id")?),
                 "orderBy": [["id", "asc"]],
                 "limit": 1,
-                "related": [one("creator", "creator_id", "user"), one("assignee", "assignee_id", "user"), labels(), comments],
+                "related": [creator(), one("assignee", "assignee_id", "user"), labels(), comments],
             })
         }
         "issues.labelled" => json!({
             "table": "issue",
-            "where": exists("id", "issue_id", "issue_label", exists("label_id", "id", "label", equal("name", text("name")?))),
+            "where": labelled(equal("name", text("name")?), "issue_label"),
             "orderBy": [["id", "asc"]],
         }),
         "issues.mine" => {
             let user = text("userID")?;
-            let news = json!({"type": "simple", "left": {"type": "column", "name": "body"}, "op": "LIKE",
-                "right": {"type": "literal", "value": "Any news%"}});
-            let open = json!({"type": "simple", "left": {"type": "column", "name": "open"}, "op": "=",
-                "right": {"type": "literal", "value": true}});
+            let news = compare("body", "LIKE", "Any news%".into());
+            let open = compare("open", "=", true.into());
             json!({
                 "table": "issue",
                 "where": {"type": "or", "conditions": [
                     equal("assignee_id", user),
                     {"type": "and", "conditions": [equal("creator_id", user), open]},
-                    exists("id", "issue_id", "comment", json!({"type": "and", "conditions": [equal("creator_id", user), news]})),
+                    exists("comments", "id", "issue_id", "comment", json!({"type": "and", "conditions": [equal("creator_id", user), news]})),
                 ]},
                 "orderBy": [["id", "asc"]],
             })
@@ -92,39 +74,7 @@ fn query_json(name: &str, args: &Value) -> Result<Value> {
 }
 
 fn equal(column: &str, value: &str) -> Value {
-    json!({"type": "simple", "left": {"type": "column", "name": column}, "op": "=",
-        "right": {"type": "literal", "value": value}})
-}
-
-fn exists(parent: &str, child: &str, table: &str, condition: Value) -> Value {
-    json!({"type": "correlatedSubquery", "op": "EXISTS", "related": {
-        "correlation": {"parentField": [parent], "childField": [child]},
-        "subquery": {"table": table, "alias": format!("zsubq_{table}"), "where": condition},
-        "system": "client",
-    }})
-}
-
-fn related(alias: &str, parent: &str, child: &str, table: &str) -> Value {
-    json!({
-        "correlation": {"parentField": [parent], "childField": [child]},
-        "subquery": {"table": table, "alias": alias, "orderBy": [["id", "asc"]]},
-        "system": "client",
-    })
-}
-
-fn one(alias: &str, parent: &str, table: &str) -> Value {
-    let mut one = related(alias, parent, "id", table);
-    one["subquery"]["limit"] = json!(1);
-    one
-}
-
-/// Labels over the junction, as the query builder writes a relationship of two hops.
-fn labels() -> Value {
-    let mut junction = related("labels", "id", "issue_id", "issue_label");
-    junction["hidden"] = json!(true);
-    junction["subquery"]["orderBy"] = json!([["issue_id", "asc"], ["label_id", "asc"]]);
-    junction["subquery"]["related"] = json!([related("labels", "label_id", "id", "label")]);
-    junction
+    compare(column, "=", value.into())
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 
 use anyhow::Result;
 
+pub mod queries;
+
 use crate::postgres::Postgres;
 
 /// The publishable schema and rows, as a script for `psql` that wants its sizes as variables.
-const SCRIPT: &str = include_str!("../tracker.sql");
+const SCRIPT: &str = include_str!("../../tracker.sql");
 
 /// How many rows of each kind to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
