@@ -76,9 +76,8 @@ impl ChangeLog {
         if rows > 0 && self.waiting.len() + rows <= ROWS_WAITING {
             return Ok(Written::Nothing);
         }
-        let own = entries_of(commit).map(|(table, key, entry)| (table, key, entry));
         let waiting = self.waiting.iter().map(|((table, key), entry)| (table, key, entry.clone()));
-        write_entries(connection, schema, waiting.chain(own))?;
+        write_entries(connection, schema, waiting.chain(entries_of(commit)))?;
         Ok(Written::Everything)
     }
 

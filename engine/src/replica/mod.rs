@@ -22,6 +22,7 @@ mod codec;
 mod ddl;
 mod displace;
 mod error;
+mod images;
 mod load;
 mod native;
 mod pins;
@@ -32,6 +33,7 @@ mod spec;
 #[cfg(test)]
 mod tests;
 mod track;
+mod wal;
 mod writer;
 
 pub use codec::RowCodec;

@@ -378,7 +378,7 @@ fn the_log_is_bounded_while_readers_come_and_go() {
     let replica = open(&folder, &[]);
     let mut writer = replica.writer().unwrap();
     let (soft, hard) = (64, 256);
-    writer.bounds = super::writer::LogBounds { soft, hard, grace: Duration::from_millis(50) };
+    writer.upkeep.bounds = super::wal::LogBounds { soft, hard, grace: Duration::from_millis(50) };
     // A reader that never lets go, and one that always holds a pin but moves on.
     let stuck = replica.pin().unwrap();
     drop(stuck.reader().unwrap());
@@ -432,7 +432,7 @@ fn readers_see_one_version_while_the_writer_goes_on() {
             .collect();
         let mut writer = replica.writer().unwrap();
         // Short bounds, so that the log is reset and checkpointed often beside the readers.
-        writer.bounds = super::writer::LogBounds { soft: 50, hard: 5000, grace: Duration::from_secs(10) };
+        writer.upkeep.bounds = super::wal::LogBounds { soft: 50, hard: 5000, grace: Duration::from_secs(10) };
         for n in 1..=200 {
             let mut tx = writer.begin(&format!("1{n:04}")).unwrap();
             let rel = relation(&mut tx);

@@ -9,10 +9,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use parking_lot::RwLockWriteGuard;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, params};
 use rustc_hash::FxHashMap;
 use zql_spec::schema::Schema;
 
@@ -23,32 +22,12 @@ use super::displace::Displaced;
 use super::error::ReplicaError;
 use super::relation::{Mask, RelationInfo, Stored};
 use super::track::Track;
-use super::{Published, Replica, SqliteValue, touch};
+use super::wal::LogUpkeep;
+use super::{Published, Replica, SqliteValue};
 use crate::commit::{Commit, StoredRow, Version};
-
-/// Pages the log grows by between two checkpoints: 4 MiB, SQLite's own default.
-const CHECKPOINT_PAGES: u64 = 1000;
-
-/// From this length on (64 MiB) the log is reset when nothing is pinned.
-const LOG_SOFT_PAGES: u64 = 16 << 10;
-
-/// From this length on (512 MiB) pins are held back and given up so that the log can be reset: reads
-/// slow down as the log grows, and disks end.
-const LOG_HARD_PAGES: u64 = 128 << 10;
-
-/// How long pins may still be used once the log is too long: longer than nearly all hydrations.
-const PIN_GRACE: Duration = Duration::from_secs(10);
 
 /// Prepared statements of the writer: a handful for each table written.
 const STATEMENTS_MAX: usize = 2048;
-
-/// Bounds of the write-ahead log, in pages of 4 KiB.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LogBounds {
-    pub(super) soft: u64,
-    pub(super) hard: u64,
-    pub(super) grace: Duration,
-}
 
 /// The write side of a replica. There is one.
 pub struct Writer {
@@ -58,9 +37,7 @@ pub struct Writer {
     /// Grows with every schema change, so that relations resolved before are known to be stale.
     generation: u64,
     relations: FxHashMap<RelationKey, Arc<RelationInfo>>,
-    next_checkpoint: u64,
-    next_reset: u64,
-    pub(super) bounds: LogBounds,
+    pub(super) upkeep: LogUpkeep,
 }
 
 type RelationKey = (String, Vec<String>, Vec<String>);
@@ -84,9 +61,7 @@ impl Writer {
             change_log,
             generation: 0,
             relations: FxHashMap::default(),
-            next_checkpoint: CHECKPOINT_PAGES,
-            next_reset: 0,
-            bounds: LogBounds { soft: LOG_SOFT_PAGES, hard: LOG_HARD_PAGES, grace: PIN_GRACE },
+            upkeep: LogUpkeep::default(),
         })
     }
 
@@ -95,7 +70,7 @@ impl Writer {
     ///
     /// Blocks while the write-ahead log has to be reset first.
     pub fn begin(&mut self, version: &str) -> Result<Tx<'_>, ReplicaError> {
-        self.tend_log()?;
+        self.upkeep.tend(&self.replica, &self.connection)?;
         let published = Arc::clone(&self.replica.published.read());
         if *version <= *published.version {
             return Err(ReplicaError::Mismatch(format!("version {version} does not come after {}", published.version)));
@@ -114,51 +89,6 @@ impl Writer {
             open: true,
             writer: self,
         })
-    }
-
-    /// Asks for a checkpoint when the log has grown, and resets the log when that is due and possible.
-    fn tend_log(&mut self) -> Result<(), ReplicaError> {
-        let pages = self.replica.wal_pages.load(Ordering::Relaxed);
-        if pages + CHECKPOINT_PAGES < self.next_checkpoint {
-            // The log began anew.
-            (self.next_checkpoint, self.next_reset) = (CHECKPOINT_PAGES, 0);
-        }
-        if pages >= self.next_checkpoint {
-            self.next_checkpoint = pages + CHECKPOINT_PAGES;
-            // Full means that one is due anyway.
-            let _ = self.replica.checkpoint.try_send(());
-        }
-        if pages < self.bounds.soft.max(self.next_reset) {
-            return Ok(());
-        }
-        let must = pages >= self.bounds.hard;
-        if !must && self.replica.pins.measure().0 > 0 {
-            return Ok(());
-        }
-        let replica = Arc::clone(&self.replica);
-        let _gate = replica.pins.close();
-        let drained = replica.pins.drain(if must { self.bounds.grace } else { Duration::ZERO });
-        if self.reset_log(if must { self.bounds.grace } else { Duration::ZERO })? {
-            (self.next_checkpoint, self.next_reset) = (CHECKPOINT_PAGES, 0);
-        } else {
-            // Another process reads: try again when the log has grown noticeably.
-            self.next_reset = pages + self.bounds.soft / 4;
-            tracing::warn!(pages, drained, "the write-ahead log cannot be reset");
-        }
-        Ok(())
-    }
-
-    /// Moves the whole log into the database file and begins it anew. False if someone reads from it.
-    fn reset_log(&self, wait: Duration) -> Result<bool, ReplicaError> {
-        self.connection.busy_timeout(wait)?;
-        let busy = self.connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get::<_, bool>(0));
-        self.connection.busy_timeout(super::BUSY_TIMEOUT)?;
-        if busy? {
-            return Ok(false);
-        }
-        // Until the log is written to again, a snapshot would be one of the old log.
-        touch(&self.connection)?;
-        Ok(true)
     }
 
     fn stale(&mut self) {
@@ -201,12 +131,6 @@ pub struct Tx<'w> {
     pub(super) schema_changed: bool,
     reloaded: bool,
     open: bool,
-}
-
-/// A row found by key.
-struct Found {
-    rowid: i64,
-    image: Option<Arc<StoredRow>>,
 }
 
 impl Tx<'_> {
@@ -483,83 +407,6 @@ impl Tx<'_> {
             )));
         }
         Ok(info)
-    }
-
-    /// The row with a key, with its image if that is wanted and can be read.
-    fn find(&mut self, info: &Arc<RelationInfo>, key: &[SqliteValue]) -> Result<Option<Found>, ReplicaError> {
-        if info.find.is_empty() || key.len() != info.key.len() {
-            return Err(ReplicaError::Mismatch(format!(
-                "Cannot replicate table \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
-                info.name
-            )));
-        }
-        let mut unreadable = None;
-        let found = {
-            let mut statement = self.writer.connection.prepare_cached(&info.find)?;
-            let mut rows = statement.query(params_from_iter(key))?;
-            let Some(row) = rows.next()? else { return Ok(None) };
-            let rowid = row.get(0)?;
-            let visible = info.visible.as_ref().filter(|visible| self.track.wants(&visible.table.name));
-            let image = match (visible, self.track.current(&info.name, rowid)) {
-                (Some(_), Some(image)) => Some(Arc::clone(image)),
-                (Some(visible), None) => {
-                    let min_version = self.catalogue.min_versions.get(&info.name).cloned();
-                    match RowCodec::new(&visible.table, min_version).decode(row, 1) {
-                        Ok(image) => Some(image),
-                        Err(error) => {
-                            unreadable = Some(error);
-                            None
-                        }
-                    }
-                }
-                (None, _) => None,
-            };
-            Found { rowid, image }
-        };
-        if let Some(error) = unreadable {
-            self.unlistable(info, error)?;
-        }
-        Ok(Some(found))
-    }
-
-    /// The image of a row as it is now stored. A value that cannot be given to clients gives the table up.
-    pub(super) fn read_image(
-        &mut self,
-        info: &RelationInfo,
-        rowid: i64,
-    ) -> Result<Option<Arc<StoredRow>>, ReplicaError> {
-        let Some(visible) = info.visible.as_ref().filter(|visible| self.track.wants(&visible.table.name)) else {
-            return Ok(None);
-        };
-        let min_version = self.catalogue.min_versions.get(&info.name).cloned();
-        let codec = RowCodec::new(&visible.table, min_version);
-        let image = self
-            .writer
-            .connection
-            .prepare_cached(&info.image)?
-            .query_row([rowid], |row| Ok(codec.decode(row, 0)))
-            .optional()?;
-        match image {
-            Some(Err(error)) => {
-                self.unlistable(info, error)?;
-                Ok(None)
-            }
-            Some(Ok(image)) => Ok(Some(image)),
-            None => Ok(None),
-        }
-    }
-
-    pub(super) fn read_whole(&self, info: &RelationInfo, rowid: i64) -> Result<Vec<SqliteValue>, ReplicaError> {
-        let mut statement = self.writer.connection.prepare_cached(&info.all)?;
-        Ok(statement.query_row([rowid], |row| (0..info.width).map(|column| row.get(column)).collect())?)
-    }
-
-    /// A row that clients cannot be given: queries that read it fail when they hydrate, all others go on.
-    fn unlistable(&mut self, info: &RelationInfo, error: ReplicaError) -> Result<(), ReplicaError> {
-        let ReplicaError::Value(_) = &error else { return Err(error) };
-        tracing::warn!(table = &*info.name, %error, "a row cannot be given to clients");
-        self.track.rewrite(&info.name);
-        Ok(())
     }
 }
 
