@@ -20,10 +20,11 @@ pub type Key = SmallVec<[Value; 1]>;
 /// A row as the replica holds it at some version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRow {
+    /// The version at which the row was last written (its `_0_version`, raised to the table's minimum). First, so that rows
+    /// are told apart by it, without a look at their values.
+    pub version: Version,
     /// Values of the visible columns, in table order.
     pub values: Box<[Value]>,
-    /// The version at which the row was last written (its `_0_version`, raised to the table's minimum).
-    pub version: Version,
 }
 
 impl StoredRow {

@@ -72,7 +72,12 @@ impl Entry {
             Err(AdvanceError::HydrateInstead)
         });
         if let (Some(begin), Some(end), true) = (begin, read.clock(), outcome.is_ok() && seen.len() >= LARGE_ROWS) {
-            self.pace.took(end.saturating_sub(begin), seen.len());
+            let time = end.saturating_sub(begin);
+            self.pace.took(time, seen.len());
+            // Where the two are near each other, what hydrating takes is found out anew now and then.
+            if time * 4 > self.graph.rehydration_time() {
+                self.graph.doubt_hydration_time();
+            }
         }
         outcome
     }
@@ -94,9 +99,9 @@ struct Pace {
     nanos: u64,
 }
 
-/// Before a graph has taken a large commit: measured by the benchmark of large commits.
 impl Default for Pace {
     fn default() -> Self {
+        // Before a graph has taken a large commit: measured by the benchmark of large commits.
         Pace { nanos: 5_000 }
     }
 }
@@ -113,9 +118,9 @@ impl Pace {
         self.nanos = (self.nanos / 2).saturating_add(nanos / 2);
     }
 
-    /// Hydrating was chosen. What once took long because the machine was busy is tried again after some ten more.
+    /// Hydrating was chosen. What once took twice as long because the machine was busy is tried again after some forty more.
     fn untried(&mut self) {
-        self.nanos -= self.nanos / 16;
+        self.nanos -= self.nanos / 64;
     }
 }
 

@@ -12,16 +12,17 @@
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
+use zql_spec::schema::Table;
 
 use super::changes::{Change, Changes};
 use super::edit::Edit;
 use super::filter::Probes;
 use super::packed::Packed;
-use super::plan::{Keeps, Plan};
+use super::plan::Plan;
 use super::read::Read;
 use super::state::NodeState;
 use super::{AdvanceError, QueryDelta, RowDelta};
-use crate::commit::{StoredRow, Version};
+use crate::commit::{Key, StoredRow, Version};
 use crate::query::{Node, NodeId, Query};
 
 /// Keys of one request: between requests it is checked whether reading has become too dear.
@@ -128,17 +129,19 @@ impl<'a> Advance<'a> {
         for (table, plan) in self.plan.tables.iter().enumerate() {
             let rows = self.changes.tables[table].len();
             if let [node] = plan.synced[..]
-                && (self.transitions[node].left.is_empty() || self.is_one_set(node))
+                && (self.transitions[node].left.is_empty() || self.node(node).edge.is_none())
             {
-                // Nothing moved, so each row is named once.
+                // No row moves from group to group, so each is named once, with the image to tell.
                 let Transitions { entered, left, stayed } = &self.transitions[node];
+                let Table { name, primary_key, .. } = plan.definition(self.query);
+                let delta = |key: Key, before: u32, row: Option<&Arc<StoredRow>>| {
+                    let after = u32::from(row.is_some());
+                    RowDelta { table: Arc::clone(name), key, before, after, row: row.map(Arc::clone) }
+                };
                 changes.reserve(entered.len() + left.len() + stayed.len());
-                let came =
-                    entered.iter().map(|(key, row)| (key, Sum { entered: 1, image: Some(row), ..Sum::default() }));
-                let went = left.iter().map(|(key, row)| (key, Sum { left: 1, image: row.as_ref(), ..Sum::default() }));
-                let stay =
-                    stayed.iter().map(|(key, _, row)| (key, Sum { stayed: 1, image: Some(row), ..Sum::default() }));
-                changes.extend(came.chain(went).chain(stay).filter_map(|(key, sum)| self.row_delta(table, key, sum)));
+                changes.extend(entered.iter().map(|(_, row)| delta(row.key(primary_key), 0, Some(row))));
+                changes.extend(left.iter().map(|(key, _)| delta(key.unpack(), 1, None)));
+                changes.extend(stayed.iter().map(|(_, _, row)| delta(row.key(primary_key), 1, Some(row))));
                 continue;
             }
             let mut sums: FxHashMap<&Packed, Sum<'_>> = FxHashMap::default();
@@ -163,11 +166,6 @@ impl<'a> Advance<'a> {
             changes.extend(sums.into_iter().filter_map(|(key, sum)| self.row_delta(table, key, sum)));
         }
         QueryDelta { version: Arc::clone(version), changes }
-    }
-
-    /// Whether a node's rows are one group that keeps all that pass: then a row never moves.
-    fn is_one_set(&self, node: NodeId) -> bool {
-        self.node(node).edge.is_none() && self.plan.nodes[node].keeps == Keeps::All
     }
 
     /// What a row's transitions mean for the answer.

@@ -197,24 +197,23 @@ impl Advance<'_> {
             Some((group, Arc::clone(row)))
         };
         for (key, change) in self.changed(id) {
-            let old = change.old.as_ref().and_then(group_of);
-            let new = change.new.as_ref().and_then(group_of);
-            if old.is_none() && new.is_none() {
-                continue;
-            }
-            let is_member = |(group, row): &(Packed, Arc<StoredRow>)| {
-                state.groups.get(group).is_some_and(|group| group.members.contains(node, key, row))
-            };
-            let old = old.filter(is_member);
             if let (Some(before), Some(after)) = (&change.old, &change.new)
                 && !lifted.contains_key(key)
                 && relevant.iter().all(|&column| before.values[column] == after.values[column])
             {
-                if old.is_some() && before != after {
+                let group = NodeState::group_of(node, before).filter(|group| !closed.contains(group));
+                let group = group.and_then(|group| state.groups.get(&group));
+                if before != after && group.is_some_and(|group| group.members.contains(node, key, before)) {
                     transitions.stayed.push((key.clone(), Arc::clone(before), Arc::clone(after)));
                 }
                 continue;
             }
+            let old = change.old.as_ref().and_then(group_of);
+            let new = change.new.as_ref().and_then(group_of);
+            let is_member = |(group, row): &(Packed, Arc<StoredRow>)| {
+                state.groups.get(group).is_some_and(|group| group.members.contains(node, key, row))
+            };
+            let old = old.filter(is_member);
             self.candidate(id, key, old, new, &mut candidates);
         }
         for (key, row) in lifted {

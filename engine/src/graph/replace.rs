@@ -77,7 +77,7 @@ impl Graph {
         });
         let before: Vec<Before<'_>> = before.collect();
         let mut after: Vec<FxHashSet<Packed>> = vec![FxHashSet::default(); before.len()];
-        let mut changes = Vec::new();
+        let mut changes = Vec::with_capacity(rows.len());
         let mut table = 0;
         for AnswerRow { table: name, key, count, row } in rows {
             let is_of = |position: usize| self.plan.tables[position].definition(&self.query).name == name;
