@@ -16,7 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use zql_spec::value::Value;
 
 use crate::commit::{Commit, Key, RowChange, StoredRow};
@@ -249,15 +249,23 @@ impl Catalogue {
         for (table, delta) in commit.tables.iter().filter(|(_, delta)| delta.rows.len() >= LARGE_ROWS) {
             let Some(routes) = self.routes.get(table) else { continue };
             let changed = delta.rows.len();
-            for interest in routes.unanchored() {
-                let Some(entry) = self.graphs.get(&interest.graph) else { continue };
-                // The order of a hash table is as good as chance.
-                let sample = delta.rows.values().take(SAMPLE);
-                let seen = sample.filter(|change| self.sees(interest, change)).count();
-                let time = TEST_TIME * changed as u32 + entry.pace.of(changed * seen / SAMPLE);
-                // Of nodes that read the same table, the one that sees most counts: a row is taken once.
-                let known = taking.entry(interest.graph).or_default();
-                *known = time.max(*known);
+            // Graphs that test every row; those that are told by value cost nothing for others.
+            let tested: FxHashSet<GraphId> = routes.unanchored().map(|interest| interest.graph).collect();
+            // By graph the last sampled row that it sees, and how many it sees. The order of a hash table is as good
+            // as chance.
+            let mut seen: FxHashMap<GraphId, (usize, usize)> = tested.iter().map(|&id| (id, (0, 0))).collect();
+            for (change, row) in delta.rows.values().take(SAMPLE).zip(1..) {
+                let interests = routes.buckets(change).flat_map(Bucket::interests);
+                for interest in interests.filter(|interest| self.sees(interest, change)) {
+                    let (last, count) = seen.entry(interest.graph).or_default();
+                    *count += usize::from(std::mem::replace(last, row) != row);
+                }
+            }
+            for (id, (_, seen)) in seen {
+                let Some(entry) = self.graphs.get(&id) else { continue };
+                let testing = if tested.contains(&id) { TEST_TIME * changed as u32 } else { Duration::ZERO };
+                let rows = if seen < SAMPLE_MIN { 0 } else { changed * seen / SAMPLE };
+                *taking.entry(id).or_default() += testing + entry.pace.of(rows);
             }
         }
         let mut dear = Vec::new();
@@ -416,6 +424,10 @@ const LARGE_ROWS: usize = 1_000;
 
 /// Rows of a large commit that tell how many of it a graph sees.
 const SAMPLE: usize = 64;
+
+/// Sampled rows that a graph must see for their share to mean something. Fewer may be the only ones that it sees; whether
+/// they are is known when the commit has been routed.
+const SAMPLE_MIN: usize = 4;
 
 /// What it takes to find out that a row does not concern a graph that tests every row of its table: measured by the
 /// benchmark of large commits.

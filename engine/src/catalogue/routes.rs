@@ -186,7 +186,8 @@ impl Bucket {
 }
 
 impl Bucket {
-    fn interests(&self) -> impl Iterator<Item = &Interest> {
+    /// All interests in it.
+    pub(super) fn interests(&self) -> impl Iterator<Item = &Interest> {
         let (few, many) = match self {
             Bucket::Few(few) => (Some(few.iter()), None),
             Bucket::Many(filters) => (None, Some(filters.values())),
