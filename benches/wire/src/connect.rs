@@ -21,6 +21,9 @@ const ROWS: u32 = 120;
 /// Commits whose statements are counted, one after the other.
 const COMMITS: u32 = 10;
 
+/// How many times as many groups join after that.
+const FURTHER: u32 = 2;
+
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub(crate) struct Outcome {
     pub groups: u32,
@@ -31,6 +34,9 @@ pub(crate) struct Outcome {
     pub kilobytes_a_group_at_once: f64,
     /// The same after the commits: what a group costs that is connected and listens.
     pub kilobytes_a_group: f64,
+    /// PSS when twice as many groups more have joined, the growth divided by those: without what a server allocates once
+    /// for any number of groups.
+    pub kilobytes_a_further_group: f64,
     /// Statements on the tables of records while commits reached every group, by pokes.
     pub statements_a_poke: f64,
 }
@@ -43,8 +49,8 @@ pub(crate) async fn connect(server: &SyncServer, postgres: &Postgres, database: 
     let begun = Instant::now();
     let mut held: Vec<Held> = try_join_all((0..groups).map(|_| async { hydrate(&server.url(), &list).await })).await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let grown = || server.usage().memory.saturating_sub(memory) as f64 / 1e3 / f64::from(groups.max(1));
-    let kilobytes_a_group_at_once = grown();
+    let grown = |since: u64, by: u32| server.usage().memory.saturating_sub(since) as f64 / 1e3 / f64::from(by.max(1));
+    let kilobytes_a_group_at_once = grown(memory, groups);
     drop(first);
 
     postgres.psql(database, "CREATE EXTENSION IF NOT EXISTS pg_stat_statements")?;
@@ -70,12 +76,22 @@ pub(crate) async fn connect(server: &SyncServer, postgres: &Postgres, database: 
             before = statements()?;
         }
     }
-    let pokes = f64::from(COMMITS * groups);
+    let statements_a_poke = (statements()? - before) / f64::from(COMMITS * groups);
+    let kilobytes_a_group = grown(memory, groups);
+    let memory = server.usage().memory;
+    let further = groups * FURTHER;
+    held.extend(try_join_all((0..further).map(|_| async { hydrate(&server.url(), &list).await })).await?);
+    for number in COMMITS + 1..=2 * COMMITS {
+        let title = format!("for {} number {number}.", server.url());
+        commit(&title)?;
+        try_join_all(held.iter_mut().map(|client| wait_for(client, &title))).await?;
+    }
     Ok(Outcome {
         groups,
         seconds,
         kilobytes_a_group_at_once,
-        kilobytes_a_group: grown(),
-        statements_a_poke: (statements()? - before) / pokes,
+        kilobytes_a_group,
+        kilobytes_a_further_group: grown(memory, further),
+        statements_a_poke,
     })
 }

@@ -112,6 +112,8 @@ impl Report {
             rows.push((format!("{name} until all have their rows, s"), of(|o| o.seconds), None));
             rows.push((format!("{name} memory a group then, kB"), of(|o| o.kilobytes_a_group_at_once), None));
             rows.push((format!("{name} memory a group that listens, kB"), of(|o| o.kilobytes_a_group), None));
+            let further = |o: &crate::connect::Outcome| o.kilobytes_a_further_group;
+            rows.push((format!("{name} memory a further group, kB"), of(further), None));
             rows.push((
                 format!("{name} statements on records per 1 000 pokes"),
                 of(|o| o.statements_a_poke * 1e3),
