@@ -9,6 +9,7 @@
 
 mod constants;
 mod describe;
+mod pace;
 mod register;
 mod routes;
 
@@ -24,6 +25,7 @@ use crate::graph::read::{Apply, Lookup};
 use crate::graph::{Activation, AdvanceError, AnswerRow, Graph, QueryDelta, Read, hydrated_rows};
 use crate::hydration::Hydration;
 pub use describe::{Route, routes};
+use pace::Pace;
 use register::Registration;
 use routes::{Bucket, Interest, Lift, Matter, TableRoutes};
 
@@ -89,38 +91,6 @@ impl Entry {
             self.pace.untried();
         }
         dear
-    }
-}
-
-/// What a graph needs for a row of a large commit that it sees. Queries differ tenfold, and machines as well, so it is
-/// learned from the commits that the graph takes.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    nanos: u64,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        // Before a graph has taken a large commit: measured by the benchmark of large commits.
-        Pace { nanos: 5_000 }
-    }
-}
-
-impl Pace {
-    /// What so many rows take.
-    fn of(self, rows: usize) -> Duration {
-        Duration::from_nanos(self.nanos.saturating_mul(rows as u64))
-    }
-
-    /// So many rows took so long. The newest commit counts as much as all before it.
-    fn took(&mut self, time: Duration, rows: usize) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) / rows.max(1) as u64;
-        self.nanos = (self.nanos / 2).saturating_add(nanos / 2);
-    }
-
-    /// Hydrating was chosen. What once took twice as long because the machine was busy is tried again after some forty more.
-    fn untried(&mut self) {
-        self.nanos -= self.nanos / 64;
     }
 }
 
