@@ -90,7 +90,9 @@ impl Connection {
         // A server may put as much into a message as it likes; the client has no limit either.
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         // Without Nagle's algorithm, as browsers do.
-        let (socket, _) = connect_async_with_config(request, Some(config), true).await.map_err(transport)?;
+        // Boxed, because a handshake with TLS in it is large and whoever opens a socket would be as large.
+        let opened = Box::pin(connect_async_with_config(request, Some(config), true)).await;
+        let (socket, _) = opened.map_err(transport)?;
         Ok(Connection { socket, open: None, pieces: Vec::new() })
     }
 

@@ -20,7 +20,7 @@ async fn raw(server: &Server, path: &str, protocol: Option<&str>) -> Socket {
         let value = HeaderValue::from_str(protocol).expect("a header");
         request.headers_mut().insert("sec-websocket-protocol", value);
     }
-    let (socket, response) = patiently(connect_async(request)).await.expect("an upgrade");
+    let (socket, response) = patiently(Box::pin(connect_async(request))).await.expect("an upgrade");
     assert_eq!(response.headers().get("sec-websocket-protocol").map(|value| value.to_str().expect("text")), protocol);
     socket
 }
