@@ -50,12 +50,21 @@ impl<'q> Once<'q> {
 }
 
 impl Answering<'_> {
+    /// How rows of a node are written. They come node by node, so the last one is asked for again.
+    fn text<'t>(&'t self, query: &Query, node: NodeId, last: &mut Option<(NodeId, &'t TableText)>) -> &'t TableText {
+        match last {
+            Some((of, text)) if *of == node => text,
+            _ => last.insert((node, &self.texts[&query.nodes[node].table.name])).1,
+        }
+    }
+
     /// Answers a query: chooses plans, runs them, and writes each row once.
     pub(crate) fn write(&self, query: &Arc<Query>, sink: &mut Sink) -> Result<()> {
         let mut once = Once::new(query);
+        let mut text = None;
         Ok(self.planner.stream(query, self.snapshot, &mut |node, row| {
             if once.first(node, &row) {
-                sink.row(|out| self.texts[&query.nodes[node].table.name].write_put(&row, out));
+                sink.row(|out| self.text(query, node, &mut text).write_put(&row, out));
             }
         })?)
     }
@@ -64,9 +73,10 @@ impl Answering<'_> {
     pub(crate) fn write_with_state(&self, query: &Arc<Query>, sink: &mut Sink) -> Result<Graph> {
         let mut once = Once::new(query);
         let mut graph = GraphBuilder::new(Arc::clone(query));
+        let mut text = None;
         self.planner.stream(query, self.snapshot, &mut |node, row| {
             if graph.row(node, &row) && once.first(node, &row) {
-                sink.row(|out| self.texts[&query.nodes[node].table.name].write_put(&row, out));
+                sink.row(|out| self.text(query, node, &mut text).write_put(&row, out));
             }
         })?;
         Ok(graph.finish(Arc::clone(&self.snapshot.version)))

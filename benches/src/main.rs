@@ -52,6 +52,9 @@ struct Arguments {
     /// Numbers of issues to hydrate from.
     #[arg(long, value_delimiter = ',', default_value = "100000,1000000")]
     issues: Vec<i64>,
+    /// Hydrate only queries whose name has this in it.
+    #[arg(long, default_value = "")]
+    query: String,
     /// Milliseconds for each query.
     #[arg(long, default_value_t = 1000)]
     budget: u64,
@@ -92,7 +95,7 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Hydration) {
         for &issues in &arguments.issues {
-            hydration::run(issues, Duration::from_millis(arguments.budget), &mut report)?;
+            hydration::run(issues, &arguments.query, Duration::from_millis(arguments.budget), &mut report)?;
         }
     }
     if wanted(Part::Memory) {

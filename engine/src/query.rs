@@ -122,6 +122,13 @@ pub struct Place {
     number: u32,
 }
 
+impl Place {
+    /// The node, and the how-manieth of its comparisons it is: what tells places apart.
+    pub fn key(self) -> (u32, u32) {
+        (self.node, self.number)
+    }
+}
+
 impl PartialEq for Place {
     fn eq(&self, _: &Place) -> bool {
         true

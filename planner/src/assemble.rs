@@ -5,12 +5,15 @@
 //! fetched last if joins are expected to drop most of them; else they are read whole at once, and
 //! travel as their position in an arena.
 
+use std::sync::Arc;
+
 use engine::query::{Filter, NodeId};
 
 use crate::choose::{Want, conjunction};
 use crate::cost::{self, Model};
 use crate::parts::{Driver, Parts, collect_exists, truth};
 use crate::plan::{Col, Leaf, Match, Op, Probe, Rel, Truth};
+use crate::reach::{Reach, WALK_RISK};
 use crate::statement::Shapes;
 
 /// A plan in the making.
@@ -23,15 +26,6 @@ pub(crate) struct Assembly<'a> {
     /// The keys that drive, if an EXISTS does.
     driving: Option<Rel>,
     joined: Vec<(NodeId, Rel)>,
-}
-
-/// What reaches the conditions that are not simple.
-#[derive(Clone, Copy, Debug)]
-struct Reach {
-    /// Rows that satisfy the simple conditions.
-    rows: f64,
-    /// What reading them costs.
-    cost: f64,
 }
 
 impl<'a> Assembly<'a> {
@@ -50,9 +44,10 @@ impl<'a> Assembly<'a> {
         self.joined = joined;
     }
 
-    /// How many rows the EXISTS have to be decided for.
-    pub(crate) fn candidates(&self, joins: bool) -> f64 {
-        self.reach(!joins).rows
+    /// How many rows the EXISTS have to be decided for: if they are joined, and if they are probed.
+    pub(crate) fn candidates(&self, joins: bool) -> (f64, f64) {
+        let reach = self.reach(!joins);
+        (reach.rows, reach.probed())
     }
 
     fn is_joined(&self, node: NodeId) -> bool {
@@ -109,18 +104,24 @@ impl<'a> Assembly<'a> {
         let in_order = want.ordered && model.ordered(node, simple, &columns);
         match self.driver {
             Driver::Scan => {
-                let sort = if want.ordered && !in_order { all * cost::SORT } else { 0.0 };
-                let whole = Reach { rows: all, cost: cost::STATEMENT + visit.cost() + sort };
+                let worst = visit.rows;
+                // An index that finds rows by the filter does not give them in order.
+                let by_filter = visit.rows < model.table_rows(node);
+                let sorts = want.ordered && (!in_order || by_filter);
+                let sort = if sorts { all * cost::SORT } else { 0.0 };
+                let whole = Reach { rows: all, cost: cost::STATEMENT + visit.cost() + sort, worst, walks: false };
                 let Some(limit) = want.limit.filter(|_| want.keys.is_none()) else { return whole };
-                let wanted = all.min(limit as f64 / passing);
-                let early = if want.ordered {
-                    // SQLite walks the order's index, or takes the filter's and sorts.
-                    let walk = model.table_rows(node).min(wanted / share.max(1e-9));
-                    Reach { rows: wanted, cost: cost::STATEMENT + walk * cost::SEEK }
-                } else {
-                    Reach { rows: wanted, cost: cost::STATEMENT + visit.cost() * wanted / all.max(1.0) }
-                };
-                if (!want.ordered || in_order) && early.cost < whole.cost { early } else { whole }
+                let rows = all.min(limit as f64 / passing);
+                if !want.ordered {
+                    let cost = cost::STATEMENT + visit.cost() * rows / all.max(1.0);
+                    return Reach { rows, cost, worst, walks: false };
+                }
+                // Rows in order until there are enough.
+                let walk = model.table_rows(node).min(rows / share.max(1e-9));
+                let worst = model.table_rows(node);
+                let early = Reach { rows, cost: cost::STATEMENT + walk * cost::SEEK, worst, walks: true };
+                let walks = in_order && (!by_filter || early.cost * WALK_RISK < whole.cost);
+                if walks { early } else { whole }
             }
             Driver::Keys => {
                 let keys = want.keys.unwrap_or(0.0);
@@ -129,12 +130,18 @@ impl<'a> Assembly<'a> {
                 let wanted = limit.map_or(each, |limit| each.min(limit as f64 / passing));
                 let read = visit.cost() * wanted / each.max(1e-9);
                 let sort = if want.ordered && !in_order { each * cost::SORT } else { 0.0 };
-                Reach { rows: (keys * wanted).min(all), cost: cost::STATEMENT + keys * (cost::PROBE + read + sort) }
+                Reach {
+                    rows: (keys * wanted).min(all),
+                    cost: cost::STATEMENT + keys * (cost::PROBE + read + sort),
+                    worst: (keys * visit.rows).min(model.table_rows(node)),
+                    walks: false,
+                }
             }
             Driver::Exists(_) => {
                 let (keys, cost) = self.driving.as_ref().map_or((0.0, 0.0), |keys| (keys.rows, keys.cost));
                 let rows = (keys * model.fanout(node, &columns) * share).min(all);
-                Reach { rows, cost: cost + cost::STATEMENT + keys * (cost::PROBE + visit.cost()) }
+                let cost = cost + cost::STATEMENT + keys * (cost::PROBE + visit.cost());
+                Reach { rows, cost, worst: model.table_rows(node), walks: false }
             }
         }
     }
@@ -227,10 +234,11 @@ impl<'a> Assembly<'a> {
             stream: self.driver == Driver::Scan
                 && reach.rows > model.stream_rows
                 && (filtered_after || want.columns.is_some()),
+            likelihoods: model.likelihoods(node, reach.walks),
             shapes: Shapes::default(),
         };
         let read = reach.cost
-            + reach.rows * probes
+            + reach.probed() * probes
             + leaf_rows * (cost::EMIT * columns.len() as f64 + if whole_rows { row_cost } else { 0.0 });
         let op = match self.driver {
             Driver::Scan => Op::Scan(leaf),
@@ -332,6 +340,7 @@ pub(crate) fn fetch(model: &Model<'_>, rel: Rel, rows: f64) -> Rel {
         order: false,
         limit: None,
         stream: false,
+        likelihoods: Arc::default(),
         shapes: Shapes::default(),
     };
     let op = Op::Lookup { input: Box::new(rel), by, leaf };

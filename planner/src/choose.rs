@@ -266,13 +266,13 @@ impl<'a> Chooser<'a> {
             let mut joined = Vec::new();
             let all = parts.all_exists();
             // What is joined is not part of the statement, so that a limit cannot be either.
-            let rows = assembly.candidates(!all.is_empty());
+            let (rows, probed) = assembly.candidates(!all.is_empty());
             for exists in all {
                 let keys = self.keys(exists);
                 let join_cost = keys.cost + keys.rows * cost::BUILD + rows * (cost::HASH + cost::EMIT) + cost::OPERATOR;
                 let worth_it = match &mut self.dice {
                     Some(dice) => dice.below(2) == 0,
-                    None => join_cost < rows * self.model.probe_cost(exists),
+                    None => join_cost < probed * self.model.probe_cost(exists),
                 };
                 if worth_it {
                     joined.push((exists, keys));

@@ -1,14 +1,15 @@
 //! What reading costs and how many rows to expect.
 //!
 //! Costs are microseconds on the machine the constants were measured on; only their ratios matter. The
-//! estimates are of the textbook kind: index statistics where there are some, fixed guesses where not,
-//! independence throughout. An EXISTS that has no index to probe costs a scan for each row, so that it is joined.
+//! estimates are of the textbook kind: samples for constants, index statistics for keys, fixed guesses where there is
+//! neither, independence throughout. An EXISTS that has no index to probe costs a scan for each row, so that it is joined.
 //!
 //! All estimates of a query are made once, bottom-up: linear in its size times the indexes of its tables.
 
 use std::sync::Arc;
 
-use engine::query::{Filter, Node, NodeId, Query};
+use engine::query::{Comparison, Filter, Node, NodeId, Query};
+use engine::sql::Likelihoods;
 use zql_spec::ast::{Literal, SimpleOperator};
 use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
@@ -49,6 +50,11 @@ const PATTERN: f64 = 0.1;
 /// Rows per key where nothing is known.
 const FANOUT: f64 = 10.0;
 
+/// Share of rows that SQLite takes a range to leave.
+const SQLITE_RANGE: f64 = 0.25;
+/// How far SQLite's estimate may be off before it is told: less rarely leads to another index.
+const MISJUDGED: f64 = 2.0;
+
 /// The estimates of a query.
 pub(crate) struct Model<'a> {
     /// The query.
@@ -62,6 +68,7 @@ pub(crate) struct Model<'a> {
     truth: Vec<f64>,
     /// By node: for an EXISTS, the cost of probing it for one parent row.
     probe: Vec<f64>,
+    likelihoods: Arc<Likelihoods>,
 }
 
 /// How SQLite is expected to find the rows of a node.
@@ -85,7 +92,8 @@ impl<'a> Model<'a> {
     pub(crate) fn new(query: &'a Query, stats: Vec<Arc<TableStats>>, stream_rows: f64) -> Self {
         let ones = vec![1.0; query.nodes.len()];
         let probe = vec![0.0; query.nodes.len()];
-        let mut model = Model { query, stream_rows, stats, share: ones.clone(), truth: ones, probe };
+        let likelihoods = Arc::default();
+        let mut model = Model { query, stream_rows, stats, share: ones.clone(), truth: ones, probe, likelihoods };
         // Nodes are in preorder, so all below a node have been seen when it is reached from the end.
         for node in (0..query.nodes.len()).rev() {
             model.share[node] = model.selectivity(node, &query.nodes[node].filter);
@@ -94,7 +102,51 @@ impl<'a> Model<'a> {
                 model.probe[node] = model.exists_probe(node);
             }
         }
+        let mut likelihoods = Likelihoods::default();
+        for (node, of_query) in query.nodes.iter().enumerate() {
+            each_comparison(&of_query.filter, &mut |comparison| {
+                if let Some(share) = model.likelihood(node, comparison) {
+                    likelihoods.insert(comparison.place.key(), share);
+                }
+            });
+        }
+        model.likelihoods = Arc::new(likelihoods);
         model
+    }
+
+    /// What SQLite is told of the constants in a statement over a node. If it shall walk the node's order until it has
+    /// enough rows, it is told that the node's constants leave all: it does not reckon with the limit.
+    pub(crate) fn likelihoods(&self, node: NodeId, walks: bool) -> Arc<Likelihoods> {
+        let mut likelihoods = Arc::clone(&self.likelihoods);
+        if walks {
+            each_comparison(&self.node(node).filter, &mut |comparison| {
+                if is_searched(comparison.op) && self.leads(node, &[comparison.column]) {
+                    Arc::make_mut(&mut likelihoods).insert(comparison.place.key(), 1.0);
+                }
+            });
+        }
+        likelihoods
+    }
+
+    /// The share of rows for which a comparison holds, if an index could use it and SQLite would think it far from that.
+    fn likelihood(&self, node: NodeId, comparison: &Comparison) -> Option<f64> {
+        let Comparison { column, op, .. } = comparison;
+        if !is_searched(*op) || !self.leads(node, &[*column]) {
+            return None;
+        }
+        let share = self.constant(node, comparison)?;
+        let thought = match self.stats[node].fanout(&[*column]) {
+            _ if is_range(*op) => SQLITE_RANGE,
+            Some(fanout) => fanout / self.table_rows(node),
+            None => EQUAL,
+        };
+        // To a power of two: constants that are planned alike shall be one text.
+        (share > thought * MISJUDGED || thought > share * MISJUDGED).then(|| share.log2().round().exp2())
+    }
+
+    /// The share of rows for which a comparison with a constant holds, if that was sampled.
+    pub(crate) fn constant(&self, node: NodeId, comparison: &Comparison) -> Option<f64> {
+        self.stats[node].share_of_constant(comparison)
     }
 
     /// The same estimates if these nodes' tables had further indexes.
@@ -183,6 +235,9 @@ impl<'a> Model<'a> {
             Filter::Exists { node, negated: false } => self.truth[*node],
             Filter::Exists { node, negated: true } => 1.0 - self.truth[*node],
             Filter::Compare(comparison) => {
+                if let Some(share) = self.constant(node, comparison) {
+                    return share;
+                }
                 let equal = || self.equal(node, comparison.column);
                 match comparison.op {
                     SimpleOperator::Eq => equal(),
@@ -221,21 +276,20 @@ impl<'a> Model<'a> {
         let rows = self.table_rows(node);
         let mut best = Visit { rows, each: STEP };
         for index in &self.stats[node].indexes {
-            let (mut found, mut times) = (rows, 1.0);
+            let mut found = rows;
             for (depth, &column) in index.columns.iter().enumerate() {
+                // The share of what the columns before leave.
+                let each = index.fanout[depth] / if depth == 0 { rows } else { index.fanout[depth - 1].max(1.0) };
                 if keys.contains(&column) {
-                    found = index.fanout[depth];
-                } else if let Some(values) = equalities(filter, column) {
-                    found = index.fanout[depth];
-                    times *= values;
+                    found *= each;
+                } else if let Some((comparison, values)) = equality(filter, column) {
+                    found *= self.constant(node, comparison).unwrap_or(each * values);
                 } else {
-                    if ranged(filter, column) {
-                        found *= RANGE;
-                    }
+                    found *= self.range(node, filter, column);
                     break;
                 }
             }
-            let visit = Visit { rows: (found * times).min(rows), each: SEEK };
+            let visit = Visit { rows: found.min(rows), each: SEEK };
             if visit.rows < rows && visit.cost() < best.cost() {
                 best = visit;
             }
@@ -243,10 +297,22 @@ impl<'a> Model<'a> {
         best
     }
 
+    /// The share of rows that the ranges which a filter demands of a column leave.
+    fn range(&self, node: NodeId, filter: &Filter, column: usize) -> f64 {
+        match filter {
+            Filter::And(filters) => filters.iter().map(|filter| self.range(node, filter, column)).product(),
+            Filter::Compare(comparison) if comparison.column == column && is_range(comparison.op) => {
+                self.constant(node, comparison).unwrap_or(RANGE)
+            }
+            _ => 1.0,
+        }
+    }
+
     /// Whether an index gives the rows in the node's order (or in groups of equal leading columns),
     /// given columns that are fixed by the filter or by `keys`.
     pub(crate) fn ordered(&self, node: NodeId, filter: &Filter, keys: &[usize]) -> bool {
-        let fixed = |column: usize| keys.contains(&column) || equalities(filter, column) == Some(1.0);
+        let fixed =
+            |column: usize| keys.contains(&column) || equality(filter, column).is_some_and(|(_, values)| values == 1.0);
         let Some(&(first, _)) = self.node(node).order.iter().find(|(column, _)| !fixed(*column)) else { return true };
         self.stats[node].indexes.iter().any(|index| {
             let lead = index.columns.iter().find(|&&column| !fixed(column));
@@ -289,31 +355,34 @@ impl<'a> Model<'a> {
     }
 }
 
-/// How many constants a filter demands of a column by equality; none if it does not.
-fn equalities(filter: &Filter, column: usize) -> Option<f64> {
+/// The equality that a filter demands of a column, and with how many constants.
+fn equality(filter: &Filter, column: usize) -> Option<(&Comparison, f64)> {
     match filter {
-        Filter::And(filters) => filters.iter().find_map(|filter| equalities(filter, column)),
+        Filter::And(filters) => filters.iter().find_map(|filter| equality(filter, column)),
         Filter::Compare(comparison) if comparison.column == column => match comparison.op {
-            SimpleOperator::Eq | SimpleOperator::Is => Some(1.0),
-            SimpleOperator::In => Some(list_len(&comparison.literal)),
+            SimpleOperator::Eq | SimpleOperator::Is => Some((comparison, 1.0)),
+            SimpleOperator::In => Some((comparison, list_len(&comparison.literal))),
             _ => None,
         },
         _ => None,
     }
 }
 
-/// Whether a filter demands a range of a column.
-fn ranged(filter: &Filter, column: usize) -> bool {
+/// Whether SQLite can search an index for what a comparison demands.
+fn is_searched(op: SimpleOperator) -> bool {
+    matches!(op, SimpleOperator::Eq | SimpleOperator::Is) || is_range(op)
+}
+
+fn is_range(op: SimpleOperator) -> bool {
+    matches!(op, SimpleOperator::Lt | SimpleOperator::Le | SimpleOperator::Gt | SimpleOperator::Ge)
+}
+
+/// Hands on the comparisons of a filter.
+pub(crate) fn each_comparison<'f>(filter: &'f Filter, take: &mut dyn FnMut(&'f Comparison)) {
     match filter {
-        Filter::And(filters) => filters.iter().any(|filter| ranged(filter, column)),
-        Filter::Compare(comparison) => {
-            comparison.column == column
-                && matches!(
-                    comparison.op,
-                    SimpleOperator::Lt | SimpleOperator::Le | SimpleOperator::Gt | SimpleOperator::Ge
-                )
-        }
-        _ => false,
+        Filter::Compare(comparison) => take(comparison),
+        Filter::And(filters) | Filter::Or(filters) => filters.iter().for_each(|filter| each_comparison(filter, take)),
+        Filter::Const(_) | Filter::Exists { .. } => {}
     }
 }
 

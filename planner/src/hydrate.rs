@@ -155,7 +155,8 @@ impl Planner {
     /// What is known of the tables of each node.
     pub(crate) fn stats(&self, run: &Run) -> Result<Vec<Arc<TableStats>>> {
         let reader = run.reader.lock();
-        let stats = run.query.nodes.iter().map(|node| self.stats.get(&reader, &node.table));
+        let statistics = run.snapshot.statistics();
+        let stats = run.query.nodes.iter().map(|node| self.stats.get(&reader, node, statistics));
         Ok(stats.collect::<rusqlite::Result<Vec<_>>>()?)
     }
 }
@@ -173,7 +174,10 @@ impl<'a> Choice<'a> {
         Ok(match planner.dice {
             Some(dice) => Choice::Careless(&run.query, planner.stats(run)?, dice),
             None => {
-                let plans = planner.plans.of(&run.query, &run.snapshot.schema, || planner.stats(run))?;
+                let plans = {
+                    let snapshot = &run.snapshot;
+                    planner.plans.of(&run.query, &snapshot.schema, snapshot.statistics(), || planner.stats(run))?
+                };
                 Choice::Shared(&run.query, plans)
             }
         })

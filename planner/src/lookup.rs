@@ -128,7 +128,7 @@ fn each(
     let rows_of_keys = keys.first().map_or(0, Keys::len);
     let mut meter = Meter::new(run, slot);
     let reader = run.reader.lock();
-    let mut prepared = prepare(&reader, statement)?;
+    let mut prepared = prepare(&reader, statement, &run.query)?;
     for key in 0..rows_of_keys {
         for (position, column) in keys.iter().enumerate() {
             prepared.raw_bind_parameter(position + 1, column.value(key))?;

@@ -58,14 +58,14 @@ fn operator(run: &Arc<Run>, rel: &Rel, number: usize, keys: Option<&RecordBatch>
             MemorySourceConfig::try_new_exec(&[batches], schema(table, &rel.columns), None)?
         }
         Op::Scan(leaf) => {
-            let statement = Statement::new(&run.query, leaf, &rel.columns);
+            let statement = Statement::of(&run.query, leaf, &rel.columns);
             let order = leaf.order.then(|| read_order(run, leaf, rel, &statement.schema)).flatten();
-            Arc::new(SqliteScanExec::new(Arc::clone(run), Arc::new(statement), leaf.stream, order, slot))
+            Arc::new(SqliteScanExec::new(Arc::clone(run), statement, leaf.stream, order, slot))
         }
         Op::Lookup { input, by, leaf } => {
-            let statement = Statement::new(&run.query, leaf, &rel.columns);
+            let statement = Statement::of(&run.query, leaf, &rel.columns);
             let input = build(run, input, below, keys)?;
-            Arc::new(SqliteLookupExec::new(Arc::clone(run), Arc::new(statement), input, by.clone(), slot))
+            Arc::new(SqliteLookupExec::new(Arc::clone(run), statement, input, by.clone(), slot))
         }
         Op::Join { keys: of_keys, input, on, kind, build_rows } => {
             let number_of_keys = below + input.size();
@@ -157,8 +157,8 @@ pub(crate) fn keyed_scan(run: &Run, rel: &Rel, number: usize) -> Option<KeyedSca
     });
     let key = key.collect::<Option<_>>()?;
     Some(KeyedScan {
-        scan: Arc::new(Statement::new(&run.query, leaf, &input.columns)),
-        lookup: Arc::new(Statement::keyed(&run.query, leaf, &input.columns, key)),
+        scan: Statement::of(&run.query, leaf, &input.columns),
+        lookup: Statement::keyed(&run.query, leaf, &input.columns, key),
         stream: leaf.stream,
         of_rows: on.iter().map(|&(_, row)| row).collect(),
         of_keys: on.iter().map(|&(key, _)| key).collect(),

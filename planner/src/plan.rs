@@ -4,7 +4,10 @@
 //! [`crate::explain`] prints and what [`crate::physical`] turns into DataFusion operators, one for one. A plan answers one
 //! node of a query, so it grows with the conditions of that node and of the EXISTS below it.
 
+use std::sync::Arc;
+
 use engine::query::{Filter, NodeId};
+use engine::sql::Likelihoods;
 use zql_spec::ast::Direction;
 
 use crate::statement::Shapes;
@@ -42,6 +45,8 @@ pub(crate) struct Leaf {
     /// Whether many more rows may be read than are wanted or fit well in memory: the reader then runs on a
     /// thread of its own, a bounded number of batches ahead, and stops when its batches are no longer taken.
     pub(crate) stream: bool,
+    /// What SQLite is told of the constants.
+    pub(crate) likelihoods: Arc<Likelihoods>,
     /// Its statements, once they were written.
     pub(crate) shapes: Shapes,
 }

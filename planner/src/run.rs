@@ -116,11 +116,9 @@ impl Run {
     }
 }
 
-/// Prepares a statement, with its constants bound.
-pub(crate) fn prepare<'r>(reader: &'r Reader, statement: &Statement) -> Result<CachedStatement<'r>> {
+/// Prepares a statement, with the constants of a query bound.
+pub(crate) fn prepare<'r>(reader: &'r Reader, statement: &Statement, query: &Query) -> Result<CachedStatement<'r>> {
     let mut prepared = reader.prepare_cached(&statement.sql.text)?;
-    for (position, value) in statement.binds.iter().enumerate() {
-        prepared.raw_bind_parameter(statement.sql.lookup + position + 1, value)?;
-    }
+    statement.sql.bind_for(query, &mut prepared)?;
     Ok(prepared)
 }

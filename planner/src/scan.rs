@@ -99,7 +99,7 @@ pub(crate) fn emit(
     let reader = run.reader.lock();
     let codec = run.codec(&statement.table);
     let offset = statement.whole_row();
-    let mut prepared = prepare(&reader, statement)?;
+    let mut prepared = prepare(&reader, statement, &run.query)?;
     let mut rows = prepared.raw_query();
     let mut scratch = Vec::new();
     meter.execution();
@@ -130,7 +130,7 @@ pub(crate) fn read_all(
     let reader = run.reader.lock();
     let mut arena = run.arena.lock();
     let codec = run.codec(&statement.table);
-    let mut prepared = prepare(&reader, statement)?;
+    let mut prepared = prepare(&reader, statement, &run.query)?;
     let mut rows = prepared.raw_query();
     let mut batcher = Batcher::new(statement, &codec);
     let mut scratch = Vec::new();
@@ -236,7 +236,7 @@ fn read_ahead(
     }
     let mut meter = Meter::new(run, slot);
     let codec = run.codec(&statement.table);
-    let mut prepared = prepare(&reader, statement)?;
+    let mut prepared = prepare(&reader, statement, &run.query)?;
     let mut rows = prepared.raw_query();
     let mut batcher = Batcher::new(statement, &codec);
     let mut scratch = Vec::new();

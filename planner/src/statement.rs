@@ -5,7 +5,6 @@
 //!
 //! A batch grows with [`BATCH_ROWS`] in scans and with the rows of a batch of keys in look-ups.
 
-use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{
@@ -18,7 +17,7 @@ use engine::replica::RowCodec;
 use engine::sql::Sql;
 use engine::sql::leaf::{LeafSelect, LookUp, Project, leaf_select};
 use rusqlite::Row;
-use rusqlite::types::{Value as SqliteValue, ValueRef};
+use rusqlite::types::ValueRef;
 use zql_spec::schema::{Table, ValueType};
 use zql_spec::value::Value;
 
@@ -30,27 +29,12 @@ use crate::run::Arena;
 pub(crate) const BATCH_ROWS: usize = 8192;
 
 /// The statements of a leaf: as it is, and with a key as its parameters. They are written once for all queries of a shape.
-pub(crate) type Shapes = Arc<[OnceLock<Arc<StatementShape>>; 2]>;
+pub(crate) type Shapes = Arc<[OnceLock<Arc<Statement>>; 2]>;
 
-/// A statement with the constants of one query.
-#[derive(Clone, Debug)]
-pub(crate) struct Statement {
-    shape: Arc<StatementShape>,
-    /// The constants.
-    pub(crate) binds: Vec<SqliteValue>,
-}
-
-impl Deref for Statement {
-    type Target = StatementShape;
-
-    fn deref(&self) -> &StatementShape {
-        &self.shape
-    }
-}
-
-/// The text of a statement, the schema of what it gives, and where each column comes from.
+/// The text of a statement, the schema of what it gives, and where each column comes from: the same for all queries of
+/// a shape, which differ in constants alone.
 #[derive(Debug)]
-pub(crate) struct StatementShape {
+pub(crate) struct Statement {
     /// The text, and the constants of the query it was written for.
     pub(crate) sql: Sql,
     /// The Arrow schema of the columns.
@@ -111,23 +95,21 @@ pub(crate) fn schema(table: &Table, columns: &[Col]) -> SchemaRef {
 
 impl Statement {
     /// The statement of a leaf that gives these columns.
-    pub(crate) fn new(query: &Query, leaf: &Leaf, columns: &[Col]) -> Statement {
-        let shape = leaf.shapes[0].get_or_init(|| Arc::new(StatementShape::new(query, leaf, columns)));
-        Statement { shape: Arc::clone(shape), binds: shape.sql.values_of(query) }
+    pub(crate) fn of(query: &Query, leaf: &Leaf, columns: &[Col]) -> Arc<Statement> {
+        Arc::clone(leaf.shapes[0].get_or_init(|| Arc::new(Statement::new(query, leaf, columns))))
     }
 
     /// The same for the rows that have a key.
-    pub(crate) fn keyed(query: &Query, leaf: &Leaf, columns: &[Col], key: Vec<usize>) -> Statement {
-        let shape = leaf.shapes[1].get_or_init(|| {
+    pub(crate) fn keyed(query: &Query, leaf: &Leaf, columns: &[Col], key: Vec<usize>) -> Arc<Statement> {
+        Arc::clone(leaf.shapes[1].get_or_init(|| {
             let leaf = Leaf { lookup: Probe::Columns(key), ..leaf.clone() };
-            Arc::new(StatementShape::new(query, &leaf, columns))
-        });
-        Statement { shape: Arc::clone(shape), binds: shape.sql.values_of(query) }
+            Arc::new(Statement::new(query, &leaf, columns))
+        }))
     }
 }
 
-impl StatementShape {
-    fn new(query: &Query, leaf: &Leaf, columns: &[Col]) -> StatementShape {
+impl Statement {
+    fn new(query: &Query, leaf: &Leaf, columns: &[Col]) -> Statement {
         let table = &query.nodes[leaf.node].table;
         let whole = columns.contains(&Col::Row);
         let mut project: Vec<Project<'_>> = Vec::new();
@@ -167,8 +149,9 @@ impl StatementShape {
             start: leaf.lookup != Probe::RowId,
             order: leaf.order,
             limit: leaf.limit,
+            likelihoods: &leaf.likelihoods,
         };
-        StatementShape {
+        Statement {
             sql: leaf_select(query, leaf.node, &select),
             schema: schema(table, columns),
             table: Arc::clone(table),
@@ -178,7 +161,7 @@ impl StatementShape {
     }
 }
 
-impl StatementShape {
+impl Statement {
     /// Where SQLite's row has a column of the relation, and the column's type.
     pub(crate) fn stored(&self, position: usize) -> (usize, ValueType) {
         let (source, kind) = self.columns[position];

@@ -13,7 +13,8 @@
 //! `type` is the replica's declared type; `distinct`, `nulls` (rows) and `bytes` (mean) of a column are measured on
 //! up to 100,000 rows when the file is made and serve only to price indexes that do not exist. `rowsPerKey` has an
 //! entry for each leading indexed column that queries can see: what the planner goes by. `stat1` is SQLite's own,
-//! so that SQLite chooses the same indexes. No value of any row is in it.
+//! so that SQLite chooses the same indexes. No value of any row is in it, unless it is asked for: with values, a column
+//! also has a `spread`, what a sample of its rows showed, and constants are planned by it as on the replica.
 //!
 //! It grows with tables, columns and indexes. Making it reads each column's sample once.
 
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use zql_spec::ast::Direction;
 use zql_spec::schema::Table;
 
+use crate::spread::{self, SpreadStatistics};
 use crate::stats::{self, Index, TableStats};
 
 /// The version of the file's form. A reader refuses others.
@@ -88,6 +90,9 @@ pub struct ColumnStatistics {
     /// Mean size of its values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<f64>,
+    /// How its values are spread. Holds values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<SpreadStatistics>,
 }
 
 /// Statistics of an index.
@@ -108,11 +113,11 @@ pub struct IndexStatistics {
 }
 
 impl Statistics {
-    /// Reads the statistics of a replica.
+    /// Reads the statistics of a replica; with some of its `values` if they may be told.
     ///
     /// # Errors
     /// Those of reading it.
-    pub fn read(replica: &Arc<Replica>) -> Result<Statistics, ReplicaError> {
+    pub fn read(replica: &Arc<Replica>, values: bool) -> Result<Statistics, ReplicaError> {
         let snapshot = replica.pin()?;
         let reader = snapshot.reader()?;
         let indexes = replica.indexes();
@@ -120,6 +125,12 @@ impl Statistics {
         for spec in replica.tables() {
             let Some(table) = snapshot.schema.table(&spec.name) else { continue };
             let known = stats::read(&reader, table)?;
+            let sampled: Vec<usize> =
+                (0..table.columns.len()).filter(|&column| values && spread::is_sampled(table, column)).collect();
+            let spreads = match sampled[..] {
+                [] => Vec::new(),
+                _ => spread::read(&reader, table, &sampled, known.rows)?,
+            };
             let mut columns = Vec::new();
             for column in &spec.columns {
                 let measured = match table.column_index(&column.name) {
@@ -133,6 +144,10 @@ impl Statistics {
                     distinct: measured.map(|measured| measured.distinct),
                     nulls: measured.map(|measured| measured.nulls),
                     bytes: measured.map(|measured| measured.bytes),
+                    spread: table
+                        .column_index(&column.name)
+                        .and_then(|column| sampled.iter().position(|sampled| *sampled == column))
+                        .map(|place| SpreadStatistics::of(&spreads[place])),
                 });
             }
             let stat1 = stats::read_stat1_texts(&reader, &spec.name)?;
@@ -202,7 +217,7 @@ impl Statistics {
     /// What the planner goes by for a table.
     pub(crate) fn of_table(&self, table: &Table) -> TableStats {
         let Some(known) = self.table(&table.name) else {
-            return TableStats { rows: 0.0, indexes: Vec::new(), distinct: Vec::new() };
+            return TableStats { rows: 0.0, indexes: Vec::new(), distinct: Vec::new(), spreads: Vec::new() };
         };
         let usable = known.indexes.iter().filter(|index| !index.rows_per_key.is_empty());
         let indexes = usable.map(|index| Index {
@@ -211,7 +226,16 @@ impl Statistics {
             fanout: index.rows_per_key.clone(),
         });
         let complete = |index: &Index| !index.columns.is_empty() && index.columns.len() == index.fanout.len();
-        TableStats { rows: known.rows, indexes: indexes.filter(complete).collect(), distinct: Vec::new() }
+        let spreads = known.columns.iter().filter_map(|column| {
+            let spread = column.spread.as_ref()?;
+            Some((table.column_index(&column.name)?, Arc::new(spread.spread())))
+        });
+        TableStats {
+            rows: known.rows,
+            indexes: indexes.filter(complete).collect(),
+            distinct: Vec::new(),
+            spreads: spreads.collect(),
+        }
     }
 
     /// A replica with the same tables and indexes and no rows, in which SQLite plans as in the one that the

@@ -1,31 +1,28 @@
 //! What SQLite knows about the sizes of tables and the spread of their indexes.
 //!
-//! Row counts and rows per distinct index prefix come from `sqlite_stat1`, which the replica's ANALYZE
-//! fills. A table that was never analysed, or has outgrown what was analysed, is sampled; indexes that were
-//! not analysed are taken to be moderately selective. Numbers only steer the choice between plans with equal
-//! answers, so they may be a little old: [`StatsCache`] reads a table again after [`MAX_AGE`].
+//! Row counts and rows per distinct index prefix come from `sqlite_stat1`, which the replica keeps. A table that was never
+//! analysed, or has outgrown what was analysed, is sampled; indexes that were not analysed are taken to be moderately
+//! selective. Columns that a query compares with constants are sampled for their [`Spread`]. Numbers only steer the
+//! choice between plans with equal answers, so they may be a little old: [`StatsCache`] reads a table again when the
+//! replica says that its statistics are others.
 //!
-//! It grows with the number of tables and their indexes, not with rows.
+//! It grows with the number of tables, their indexes and the columns that are compared, not with rows.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
+use engine::query::{Comparison, Node};
+use engine::replica::sampled_rows;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 use rustc_hash::FxHashMap;
+use zql_spec::ast::SimpleOperator;
 use zql_spec::schema::Table;
 
-/// How long statistics are used before they are read again. A bulk load changes sizes by orders of
-/// magnitude within seconds; reading costs about as much as a point query.
-pub(crate) const MAX_AGE: Duration = Duration::from_secs(5);
+use crate::cost::each_comparison;
+use crate::spread::{self, Spread};
 
 /// Rows per value of an index prefix without statistics.
 const UNKNOWN_FANOUT: f64 = 10.0;
-
-/// Places at which a table is sampled, and how many rowids are looked at in each: the descents and rows of
-/// all together cost less than a tenth of a millisecond.
-const WINDOWS: f64 = 8.0;
-const WINDOW_ROWS: f64 = 32.0;
 
 /// By how much sizes may differ before plans are made again: costs are no better known than that.
 const RESEMBLING: f64 = 1.25;
@@ -44,6 +41,8 @@ pub(crate) struct TableStats {
     /// Columns whose number of values is known although no index tells. Hydrations do without: counting them would
     /// take longer than most queries; advice does not.
     pub(crate) distinct: Vec<(usize, f64)>,
+    /// Columns that were sampled.
+    pub(crate) spreads: Vec<(usize, Arc<Spread>)>,
 }
 
 /// One index.
@@ -63,6 +62,18 @@ impl TableStats {
         self.distinct.iter().find(|(of, _)| *of == column).map(|(_, distinct)| distinct.max(1.0))
     }
 
+    /// How the values of a column are spread, if it was sampled.
+    pub(crate) fn spread(&self, column: usize) -> Option<&Arc<Spread>> {
+        self.spreads.iter().find(|(of, _)| *of == column).map(|(_, spread)| spread)
+    }
+
+    /// The share of rows for which a comparison with a constant holds, if its column was sampled.
+    pub(crate) fn share_of_constant(&self, comparison: &Comparison) -> Option<f64> {
+        let (column, rows) = (comparison.column, self.rows.max(1.0));
+        let values = self.fanout(&[column]).map(|fanout| rows / fanout.max(1.0));
+        self.spread(column)?.share(comparison, rows, values.or_else(|| self.distinct(column)))
+    }
+
     /// Whether plans made with the one are good with the other.
     fn resembles(&self, other: &TableStats) -> bool {
         let near = |one: f64, other: f64| one <= other * RESEMBLING + 10.0 && other <= one * RESEMBLING + 10.0;
@@ -72,6 +83,7 @@ impl TableStats {
         near(self.rows, other.rows)
             && self.indexes.len() == other.indexes.len()
             && self.indexes.iter().zip(&other.indexes).all(alike)
+            && other.spreads.iter().all(|(column, new)| self.spread(*column).is_some_and(|known| known.resembles(new)))
     }
 
     /// Rows per distinct value of these columns, if an index leads with exactly them.
@@ -91,32 +103,68 @@ pub(crate) struct StatsCache {
     tables: Mutex<FxHashMap<Arc<str>, Entry>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     table: Arc<Table>,
-    read: Instant,
+    /// Which of the replica's statistics they were read from.
+    statistics: u64,
     stats: Arc<TableStats>,
 }
 
 impl StatsCache {
-    /// The statistics of a table, not older than [`MAX_AGE`].
-    pub(crate) fn get(&self, connection: &Connection, table: &Arc<Table>) -> rusqlite::Result<Arc<TableStats>> {
-        if let Some(entry) = self.tables.lock().get(&table.name)
-            && entry.read.elapsed() < MAX_AGE
-            && (Arc::ptr_eq(&entry.table, table) || entry.table.columns == table.columns)
-        {
-            return Ok(Arc::clone(&entry.stats));
+    /// What is known of a node's table: not older than these statistics of the replica, and with the spreads of the columns
+    /// that the node compares with constants.
+    pub(crate) fn get(
+        &self,
+        connection: &Connection,
+        node: &Node,
+        statistics: u64,
+    ) -> rusqlite::Result<Arc<TableStats>> {
+        let table = &node.table;
+        let known = self.tables.lock().get(&table.name).cloned();
+        let known = known.filter(|known| Arc::ptr_eq(&known.table, table) || known.table.columns == table.columns);
+        let fresh = known.as_ref().filter(|known| known.statistics >= statistics);
+        let mut stats = match fresh {
+            Some(fresh) => Arc::clone(&fresh.stats),
+            None => Arc::new(read(connection, table)?),
+        };
+        let mut columns: Vec<usize> = compared(node).filter(|&column| stats.spread(column).is_none()).collect();
+        if fresh.is_some() && columns.is_empty() {
+            return Ok(stats);
         }
-        let mut stats = Arc::new(read(connection, table)?);
-        if let Some(before) = self.tables.lock().get(&table.name)
-            && before.stats.resembles(&stats)
-        {
-            stats = Arc::clone(&before.stats);
+        if let Some(known) = known.as_ref().filter(|_| fresh.is_none()) {
+            columns.extend(known.stats.spreads.iter().map(|(column, _)| *column));
         }
-        let entry = Entry { table: Arc::clone(table), read: Instant::now(), stats: Arc::clone(&stats) };
+        columns.sort_unstable();
+        columns.dedup();
+        if !columns.is_empty() {
+            let spreads = spread::read(connection, table, &columns, stats.rows)?;
+            let spreads = columns.into_iter().zip(spreads.into_iter().map(Arc::new));
+            Arc::make_mut(&mut stats).spreads.extend(spreads);
+        }
+        if let Some(known) = known
+            && known.stats.resembles(&stats)
+        {
+            stats = known.stats;
+        }
+        let entry = Entry { table: Arc::clone(table), statistics, stats: Arc::clone(&stats) };
         self.tables.lock().insert(Arc::clone(&table.name), entry);
         Ok(stats)
     }
+}
+
+/// The columns that a node compares with constants and that are worth sampling.
+fn compared(node: &Node) -> impl Iterator<Item = usize> {
+    use SimpleOperator::{ILike, Like, NotILike, NotLike};
+    let mut columns = Vec::new();
+    each_comparison(&node.filter, &mut |comparison| {
+        if !matches!(comparison.op, Like | NotLike | ILike | NotILike)
+            && spread::is_sampled(&node.table, comparison.column)
+        {
+            columns.push(comparison.column);
+        }
+    });
+    columns.into_iter()
 }
 
 /// Reads the statistics of a table.
@@ -154,7 +202,7 @@ pub(crate) fn read(connection: &Connection, table: &Table) -> rusqlite::Result<T
             .collect();
         indexes.push(Index { name: Arc::from(name), columns, fanout });
     }
-    Ok(TableStats { rows, indexes, distinct: Vec::new() })
+    Ok(TableStats { rows, indexes, distinct: Vec::new(), spreads: Vec::new() })
 }
 
 /// The numbers of `sqlite_stat1` by index: row count, then rows per distinct prefix.
@@ -178,27 +226,4 @@ pub(crate) fn read_stat1_texts(connection: &Connection, table: &str) -> rusqlite
         .prepare_cached("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = ?1")?
         .query_map([table], |row| Ok((row.get::<_, Option<String>>(0)?.unwrap_or_default(), row.get(1)?)))?
         .collect()
-}
-
-/// Estimates the rows of a table by how densely its rowids lie in [`WINDOWS`] places.
-fn sampled_rows(connection: &Connection, table: &str) -> rusqlite::Result<f64> {
-    let table = format!("\"{}\"", table.replace('"', "\"\""));
-    let ends = format!("SELECT (SELECT min(_rowid_) FROM {table}), (SELECT max(_rowid_) FROM {table})");
-    let ends = connection
-        .prepare_cached(&ends)?
-        .query_row([], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)))?;
-    let (Some(first), Some(last)) = ends else { return Ok(0.0) };
-    let span = last as f64 - first as f64 + 1.0;
-    let sql = format!("SELECT count(*) FROM {table} WHERE _rowid_ >= ?1 AND _rowid_ < ?2");
-    let mut count = connection.prepare_cached(&sql)?;
-    let mut found = 0.0;
-    let step = span / WINDOWS;
-    // Small tables are counted whole: the windows then touch.
-    let width = step.min(WINDOW_ROWS).ceil().max(1.0);
-    for window in 0..WINDOWS as i64 {
-        let begin = first.saturating_add((window as f64 * step) as i64);
-        found += count.query_row([begin, begin.saturating_add(width as i64)], |row| row.get::<_, f64>(0))?;
-    }
-    // Whole, so that it is the same number when it was written down and read again.
-    Ok((found / (width * WINDOWS) * span).clamp(1.0, span).round())
 }

@@ -123,9 +123,10 @@ impl TableProvider for SqliteTable {
             limit,
             // DataFusion polls on threads of a runtime, whose other work a scan in place would hold up.
             stream: true,
+            likelihoods: Arc::default(),
             shapes: Shapes::default(),
         };
-        let statement = Arc::new(Statement::new(&run.query, &leaf, &columns));
+        let statement = Statement::of(&run.query, &leaf, &columns);
         Ok(Arc::new(SqliteScanExec::new(run, statement, leaf.stream, None, None)))
     }
 }

@@ -15,7 +15,7 @@ use super::error::ReplicaError;
 use super::spec::{IndexSpec, TableSpec};
 use super::{Origin, Replica, SqliteValue, beside};
 
-/// Up to this size all statistics are gathered with samples; above it they are estimated, because reading
+/// Up to this size ANALYZE gathers statistics with samples; above it they are estimated, because reading
 /// every index again would take minutes.
 const FULL_ANALYZE_BYTES: u64 = 4 << 30;
 
@@ -36,6 +36,7 @@ pub struct InitialLoad {
     connection: Connection,
     version: String,
     tables: Vec<Target>,
+    indexes: Vec<IndexSpec>,
 }
 
 struct Target {
@@ -61,7 +62,14 @@ impl InitialLoad {
         connection.execute_batch("BEGIN EXCLUSIVE")?;
         initialise(&connection, origin)?;
         let version = origin.replica_version.clone();
-        Ok(InitialLoad { path: path.to_owned(), building, connection, version, tables: Vec::new() })
+        Ok(InitialLoad {
+            path: path.to_owned(),
+            building,
+            connection,
+            version,
+            tables: Vec::new(),
+            indexes: Vec::new(),
+        })
     }
 
     /// Creates a table. Rows are appended with the columns of `table` in order.
@@ -117,6 +125,7 @@ impl InitialLoad {
 
     /// Creates an index; call after all rows are in.
     pub fn create_index(&mut self, index: &IndexSpec) -> Result<(), ReplicaError> {
+        self.indexes.push(index.clone());
         create_index(&self.connection, index)
     }
 
@@ -127,11 +136,13 @@ impl InitialLoad {
 
     /// Gathers statistics, syncs the file and gives it its name.
     pub fn finish(self) -> Result<Arc<Replica>, ReplicaError> {
-        let InitialLoad { path, building, connection, .. } = self;
+        let InitialLoad { path, building, connection, indexes, .. } = self;
         connection.execute_batch("COMMIT")?;
-        let estimate = std::fs::metadata(&building)?.len() > FULL_ANALYZE_BYTES;
-        connection.pragma_update(None, "analysis_limit", if estimate { 1000 } else { 0 })?;
-        connection.execute_batch("ANALYZE")?;
+        if std::fs::metadata(&building)?.len() > FULL_ANALYZE_BYTES {
+            super::statistics::analyse_all(&connection, &indexes)?;
+        } else {
+            connection.execute_batch("ANALYZE")?;
+        }
         connection.pragma_update(None, "locking_mode", "NORMAL")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.close().map_err(|(_, error)| error)?;

@@ -30,6 +30,7 @@ mod relation;
 mod scan_status;
 mod snapshot;
 mod spec;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -43,6 +44,7 @@ pub use rusqlite::types::Value as SqliteValue;
 pub use scan_status::PlanLine;
 pub use snapshot::{Reader, Snapshot};
 pub use spec::{ColumnSpec, IndexSpec, TableSpec};
+pub use statistics::{places, sampled_rows};
 pub use writer::{Relation, Tx, Writer};
 
 use std::fs::File;
@@ -106,10 +108,13 @@ pub struct ReplicaMetrics {
 }
 
 /// The newest version, as readers see it.
+#[derive(Clone)]
 struct Published {
     version: Version,
     schema: Arc<Schema>,
     catalogue: Arc<Catalogue>,
+    /// Which statistics there are: a greater number than those before.
+    statistics: u64,
 }
 
 /// What is done with a replica.
@@ -199,6 +204,7 @@ impl Replica {
             version: state.state_version,
             schema: Arc::new(catalogue.schema()),
             catalogue: Arc::new(catalogue),
+            statistics: statistics::next(),
         };
         Arc::new(Replica {
             path: path.to_owned(),
@@ -269,6 +275,7 @@ impl Replica {
         let mut shared = self.shared.lock();
         if let Some(snapshot) = shared.upgrade()
             && snapshot.version == published.version
+            && snapshot.statistics() == published.statistics
             && !snapshot.is_expired()
         {
             return Ok(snapshot);

@@ -29,6 +29,10 @@ const POOL_MAX: usize = 64;
 /// Statements kept prepared on a connection: the statements of a few hundred distinct query nodes.
 const STATEMENTS_MAX: usize = 256;
 
+/// How much of the file a connection maps into memory. What is mapped is read without a copy, and counts as memory of this
+/// process once it was: each connection's by itself, though it is one cache of the operating system's for all.
+const MAPPED_BYTES: i64 = 256 << 20;
+
 /// How long opening a reader waits for a checkpoint, during which SQLite refuses to open snapshots.
 const CHECKPOINT_WAIT: Duration = Duration::from_secs(30);
 
@@ -38,7 +42,7 @@ pub(super) fn open_reading(path: &Path, access: Access) -> Result<Connection, Re
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Reads of checkpointed pages come straight from the page cache of the operating system.
-    connection.pragma_update(None, "mmap_size", 1_i64 << 36)?;
+    connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // A connection that has never read cannot open a snapshot.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
@@ -183,6 +187,11 @@ impl Snapshot {
     /// The codec for rows of a table at this version.
     pub fn codec(&self, table: &Arc<Table>) -> RowCodec {
         RowCodec::new(table, self.published.catalogue.min_versions.get(&table.name).cloned())
+    }
+
+    /// Which statistics of the replica can be read: a greater number, and plans are chosen anew.
+    pub fn statistics(&self) -> u64 {
+        self.published.statistics
     }
 
     /// Whether the version was given up.

@@ -21,6 +21,7 @@ use super::codec::RowCodec;
 use super::displace::Displaced;
 use super::error::ReplicaError;
 use super::relation::{Mask, RelationInfo, Stored};
+use super::statistics::{self, Churn, Stepped};
 use super::track::Track;
 use super::wal::LogUpkeep;
 use super::{Published, Replica, SqliteValue};
@@ -38,6 +39,7 @@ pub struct Writer {
     generation: u64,
     relations: FxHashMap<RelationKey, Arc<RelationInfo>>,
     pub(super) upkeep: LogUpkeep,
+    churn: Churn,
 }
 
 type RelationKey = (String, Vec<String>, Vec<String>);
@@ -47,7 +49,6 @@ impl Writer {
         let mut connection = super::open_connection(&replica.path, super::Access::Serve)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         connection.pragma_update(None, "cache_size", -64 * 1024)?;
-        connection.pragma_update(None, "analysis_limit", 1000)?;
         let pages = Arc::clone(&replica.wal_pages);
         connection.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, in_log: std::ffi::c_int| {
             pages.store(u64::try_from(in_log).unwrap_or(0), Ordering::Relaxed);
@@ -62,6 +63,7 @@ impl Writer {
             generation: 0,
             relations: FxHashMap::default(),
             upkeep: LogUpkeep::default(),
+            churn: Churn::default(),
         })
     }
 
@@ -89,6 +91,32 @@ impl Writer {
             open: true,
             writer: self,
         })
+    }
+
+    /// Makes the statistics of what has changed much anew, one step of a few milliseconds at a time: for when there is
+    /// nothing else to do, or now and then. False if there is nothing left to do.
+    pub fn tend_statistics(&mut self) -> bool {
+        let catalogue = Arc::clone(&self.replica.published.read().catalogue);
+        let churn = &mut self.churn;
+        let stepped = self.connection.unchecked_transaction().map_err(ReplicaError::from).and_then(|transaction| {
+            let stepped = churn.step(&transaction, &catalogue)?;
+            match stepped {
+                Stepped::Nothing => transaction.rollback()?,
+                _ => transaction.commit()?,
+            }
+            Ok(stepped)
+        });
+        match stepped {
+            Ok(Stepped::Nothing) => return false,
+            Ok(Stepped::Begun | Stepped::Last) => self.replica.renew_statistics(),
+            Ok(Stepped::Index) => {}
+            // Plans are worse without, and no less right. What was to be done is forgotten: it would fail again.
+            Err(error) => {
+                tracing::warn!(%error, "statistics cannot be made anew");
+                self.churn = Churn::default();
+            }
+        }
+        true
     }
 
     fn stale(&mut self) {
@@ -363,6 +391,8 @@ impl Tx<'_> {
             version: Arc::clone(&self.version),
             schema: Arc::clone(&self.schema),
             catalogue: Arc::clone(&self.catalogue),
+            // Plans may use indexes that are no more, and should use those that are new.
+            statistics: if self.reloaded { statistics::next() } else { self.published.statistics },
         });
         {
             let mut current: RwLockWriteGuard<'_, Arc<Published>> = self.writer.replica.published.write();
@@ -371,12 +401,7 @@ impl Tx<'_> {
         }
         self.open = false;
         self.writer.change_log.committed(&commit, logged);
-        if self.schema_changed {
-            // New indexes want statistics; without them the optimiser guesses, so failing is no error.
-            if let Err(error) = connection.execute_batch("PRAGMA optimize") {
-                tracing::warn!(%error, "optimize failed");
-            }
-        }
+        self.writer.churn.note(&commit, self.reloaded);
         Ok(commit)
     }
 

@@ -90,6 +90,14 @@ impl Builder {
     }
 
     fn comparison(&mut self, table: &Table, alias: &str, comparison: &Comparison) -> Expr {
+        let condition = self.bare_comparison(table, alias, comparison);
+        match self.likelihoods.get(&comparison.place.key()) {
+            Some(&share) => syntax::likelihood(condition, share),
+            None => condition,
+        }
+    }
+
+    fn bare_comparison(&mut self, table: &Table, alias: &str, comparison: &Comparison) -> Expr {
         use SimpleOperator as Op;
         let Comparison { column, op, literal, place } = comparison;
         let (place, literal_of) = (*place, Origin::Literal(*place));

@@ -1,12 +1,14 @@
 //! Statements for the planner's leaves: any projection and any part of a node's filter.
 
+use std::sync::Arc;
+
 use sqlparser::ast::{BinaryOperator, Expr};
 use zql_spec::ast::Direction;
 
 use rusqlite::types::Value as SqliteValue;
 
 use super::condition::{Side, alias, comparable};
-use super::{Builder, FilterPart, Origin, Sql, syntax};
+use super::{Builder, FilterPart, Likelihoods, Origin, Sql, syntax};
 use crate::query::{Filter, NodeId, Query};
 
 /// What a leaf selects of a row.
@@ -48,6 +50,8 @@ pub struct LeafSelect<'a> {
     pub order: bool,
     /// Most rows of the statement.
     pub limit: Option<usize>,
+    /// What SQLite is told of the constants.
+    pub likelihoods: &'a Arc<Likelihoods>,
 }
 
 /// The statement of a leaf.
@@ -70,6 +74,7 @@ pub fn leaf_select(query: &Query, node: NodeId, leaf: &LeafSelect<'_>) -> Sql {
         }
     };
     let mut builder = Builder::after(lookup);
+    builder.likelihoods = Arc::clone(leaf.likelihoods);
     let mut projection = Vec::new();
     for item in leaf.project {
         match item {

@@ -80,6 +80,13 @@ pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
+/// The condition, and for what share of rows SQLite shall take it to hold. It means what it means without.
+pub(super) fn likelihood(condition: Expr, share: f64) -> Expr {
+    // SQLite wants a constant with a point between 0 and 1.
+    let share = Value::Number(format!("{:.9}", share.clamp(1e-9, 1.0)), false);
+    call("likelihood", vec![condition, Expr::value(share)])
+}
+
 fn unnamed(expr: Expr) -> FunctionArg {
     FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
 }

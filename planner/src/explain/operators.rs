@@ -74,20 +74,19 @@ impl<'a> Describer<'a> {
     }
 
     fn access(&mut self, rel: &Rel, leaf: &Leaf, tally: Option<&LeafTally>) -> Result<Access> {
-        let statement = Statement::new(self.query, leaf, &rel.columns);
+        let statement = Statement::of(self.query, leaf, &rel.columns);
+        let binds = statement.sql.values_of(self.query);
         let counted = tally.filter(|tally| !tally.plan.is_empty());
         // A single key goes into the statement where many are looked up beside it.
         let keyed = counted.filter(|tally| tally.sql != statement.sql.text);
-        let before = keyed
-            .map_or(statement.sql.lookup, |tally| last_parameter(&tally.sql).saturating_sub(statement.binds.len()));
+        let before = keyed.map_or(statement.sql.lookup, |tally| last_parameter(&tally.sql).saturating_sub(binds.len()));
         let sql = keyed.map_or(&statement.sql.text, |tally| &tally.sql).clone();
         let lines = match counted {
             Some(tally) => tally.plan.clone(),
             None => self.sqlite_plan(&sql)?,
         };
         let (method, indexes) = method(&lines, leaf.node);
-        let parameters = statement
-            .binds
+        let parameters = binds
             .iter()
             .enumerate()
             .map(|(position, value)| Parameter { name: format!("?{}", before + position + 1), value: json(value) });

@@ -56,14 +56,14 @@ fn a_selective_exists_drives() {
         &from("issue").filter(labelled("rare")),
         expect![[r#"
             0 issue (root): 200 rows
-              Lookup by id ~1010: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0."id" = ?1)
-                Distinct ~1010
-                  Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+              Lookup by id ~1837: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0."id" = ?1)
+                Distinct ~1837
+                  Lookup by label ~1837: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
                     Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
             1 issue_label (exists e of 0, 200 keys): 200 rows
-              Fetch ~10: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
-                First 3 per key ~10
-                  SemiJoin (hash of keys) ~10
+              Fetch ~18: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
+                First 3 per key ~18
+                  SemiJoin (hash of keys) ~18
                     Lookup by issue ~200: SELECT n1._rowid_, n1."label", n1."issue" FROM "issue_label" AS n1 WHERE (n1."issue" = ?1)
                       ParentKeys ~200
                     Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
@@ -97,22 +97,22 @@ fn a_disjunction_takes_each_branch_by_its_index() {
         &from("issue").filter(mine),
         expect![[r#"
             0 issue (root): 401 rows
-              Fetch ~1446: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
-                Distinct ~1446
-                  Concat ~1446
+              Fetch ~2229: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
+                Distinct ~2229
+                  Concat ~2229
                     Scan ~1: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
-                    Scan ~435: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."owner" = ?1)
-                    Lookup by id ~1010: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
-                      Distinct ~1010
-                        Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                    Scan ~391: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."owner" = ?1)
+                    Lookup by id ~1837: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
+                      Distinct ~1837
+                        Lookup by label ~1837: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
                           Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
             1 issue_label (exists e of 0, 401 keys): 200 rows
-              Fetch ~20: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
-                First 3 per key ~20
-                  SemiJoin (hash of keys) ~20
-                    Lookup by label ~1010: SELECT n1._rowid_, n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
-                      Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-                    ParentKeys ~401
+              Fetch ~36: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1._rowid_ = ?1)
+                First 3 per key ~36
+                  SemiJoin (hash of keys) ~36
+                    Lookup by issue ~401: SELECT n1._rowid_, n1."label", n1."issue" FROM "issue_label" AS n1 WHERE (n1."issue" = ?1)
+                      ParentKeys ~401
+                    Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
             2 label (exists e of 1, 1 keys): 1 rows
               Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
                 ParentKeys ~1
@@ -126,25 +126,23 @@ fn a_disjunction_without_indexes_is_marked() {
     check(
         &from("issue").filter(urgent),
         expect![[r#"
-        0 issue (root): 4200 rows
-          Fetch ~2010: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0._rowid_ = ?1)
-            Distinct ~2010
-              Concat ~2010
-                Scan ~1000: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."priority" = ?1)
-                Lookup by id ~1010: SELECT n0._rowid_ FROM "issue" AS n0 WHERE (n0."id" = ?1)
-                  Distinct ~1010
-                    Lookup by label ~1010: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+            0 issue (root): 4200 rows
+              Filter (truth0 or exists1) ~5455
+                MarkJoin exists1 (hash of keys) ~20000
+                  Scan ~20000: SELECT (n0."priority" = ?1), n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0
+                  Distinct ~1837
+                    Lookup by label ~1837: SELECT n1."issue" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
                       Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-        1 issue_label (exists e of 0, 4200 keys): 200 rows
-          First 3 per key ~210
-            SemiJoin (hash of keys) ~210
-              Lookup by label ~1010: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
-                Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
-              ParentKeys ~4200
-        2 label (exists e of 1, 1 keys): 1 rows
-          Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
-            ParentKeys ~1
-    "#]],
+            1 issue_label (exists e of 0, 4200 keys): 200 rows
+              First 3 per key ~382
+                SemiJoin (hash of keys) ~382
+                  Lookup by label ~1837: SELECT n1."issue", n1."label", n1."_0_version" FROM "issue_label" AS n1 WHERE (n1."label" = ?1)
+                    Scan ~1: SELECT n2."id" FROM "label" AS n2 WHERE (n2."name" = ?1)
+                  ParentKeys ~4200
+            2 label (exists e of 1, 1 keys): 1 rows
+              Lookup by id ~0: SELECT n2."id", n2."name", n2."_0_version" FROM "label" AS n2 WHERE ((n2."id" = ?1) AND (n2."name" = ?2)) LIMIT ?3
+                ParentKeys ~1
+        "#]],
     );
 }
 

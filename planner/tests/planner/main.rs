@@ -3,7 +3,9 @@
 mod answers;
 mod choices;
 mod explain;
+mod linear;
 mod shapes;
+mod spreads;
 mod tables;
 mod tracker;
 mod worlds;

@@ -10,6 +10,8 @@ mod definition;
 mod fuzz;
 mod in_process;
 mod lanes;
+#[cfg(test)]
+mod linear;
 mod postgres;
 mod report;
 mod suite;

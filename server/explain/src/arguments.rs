@@ -58,6 +58,10 @@ pub struct Explain {
     /// Write the replica's statistics to a file, "-" for the output: plans can be studied with it, and no row is in it.
     #[arg(long, value_name = "FILE")]
     pub dump_stats: Option<PathBuf>,
+    /// Let --dump-stats also write values that many rows have, and some between the others: constants that are rare or
+    /// common are then planned as on the replica.
+    #[arg(long, requires = "dump_stats")]
+    pub with_values: bool,
     /// Show what two replicas (or statistics files), or two versions of a query (as files), differ in.
     #[arg(long, num_args = 2, value_names = ["A", "B"])]
     pub compare: Option<Vec<PathBuf>>,

@@ -85,7 +85,7 @@ pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
     }
     let source = Source::open(arguments.replica()?)?;
     if let Some(file) = &arguments.dump_stats {
-        let text = source.statistics()?.to_text();
+        let text = source.statistics(arguments.with_values)?.to_text();
         if file.as_os_str() == "-" {
             writeln!(out, "{text}")?;
         } else {

@@ -56,10 +56,10 @@ impl Source {
         &self.subject
     }
 
-    /// Its statistics.
-    pub(crate) fn statistics(&self) -> Result<Statistics> {
+    /// Its statistics; of a replica with some of its values, if they may be told.
+    pub(crate) fn statistics(&self, values: bool) -> Result<Statistics> {
         match &self.kind {
-            Kind::Replica(replica) => Ok(Statistics::read(replica)?),
+            Kind::Replica(replica) => Ok(Statistics::read(replica, values)?),
             Kind::Statistics(statistics) => Ok(statistics.clone()),
         }
     }

@@ -207,3 +207,28 @@ async fn schema_changes_that_ask_for_a_new_copy() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statistics_follow_the_rows() {
+    let world = World::new(
+        "CREATE TABLE s (id int PRIMARY KEY, kind text NOT NULL);
+         CREATE INDEX s_kind ON s (kind);
+         INSERT INTO s SELECT i, 'k' || i % 3 FROM generate_series(1, 3000) i;",
+    );
+    let mut followed = world.follow().await;
+    let stat = || {
+        let connection = rusqlite::Connection::open(world.path()).unwrap();
+        let sql = "SELECT stat FROM sqlite_stat1 WHERE tbl = 's' AND idx = 's_kind'";
+        connection.query_row(sql, [], |row| row.get::<_, String>(0)).unwrap()
+    };
+    assert_eq!(stat(), "3000 1000");
+    let before = followed.replica.pin().unwrap().statistics();
+    followed.after(&world, "UPDATE s SET kind = 'k' || id").await;
+    // There is a step after each commit: one for the table, and one for each of its indexes.
+    for _ in 0..4 {
+        followed.caught_up(&world).await;
+    }
+    assert_eq!(stat(), "3000 1");
+    followed.caught_up(&world).await;
+    assert!(followed.replica.pin().unwrap().statistics() > before);
+}

@@ -86,6 +86,7 @@ impl<'a> Session<'a> {
         loop {
             let event = match self.kept.take().map(Ok).or_else(|| self.inbound.source.waiting()) {
                 Some(event) => event?,
+                None if writer.tend_statistics() => continue,
                 None => match self.wait(stopped)? {
                     Waited::Event(event) => event,
                     Waited::Stopped => {
@@ -185,6 +186,8 @@ impl<'a> Session<'a> {
             self.fix_replica_identities();
         }
         on_commit(Arc::new(commit));
+        // A stream that never rests must not keep statistics from being made anew.
+        writer.tend_statistics();
         Ok(())
     }
 
