@@ -12,9 +12,16 @@ use std::time::{Duration, Instant};
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, anyhow, bail};
+use rand::Rng;
 
 /// Clock ticks a second in /proc/*/stat: 100 on every Linux that Rust's standard library runs on (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Ports below are often taken by services.
+const FIRST_PORT: u16 = 10_000;
+
+/// First of the ports that Linux gives to outgoing connections, unless it is told otherwise.
+const LINUX_OUTGOING: u16 = 32_768;
 
 /// How often a condition outside this process is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -58,8 +65,9 @@ impl Guarded {
 
     /// Whether the program has not ended.
     pub fn is_running(&self) -> bool {
-        // The shell ends with the program; until we wait for it, it is a zombie.
-        running(self.shell.id())
+        // Until it is started there is nothing; when it has ended it is a zombie, because the shell waits for it last.
+        let tree = self.tree();
+        tree.is_empty() || tree.iter().any(|pid| running(*pid))
     }
 
     /// The program and everything that it started, and nothing when it has ended.
@@ -84,6 +92,26 @@ impl Guarded {
         Ok(())
     }
 
+    /// Sends the program a signal (`TERM`, say) and waits until it has ended; gives its exit code.
+    ///
+    /// # Errors
+    /// When it does not end in time. It is killed then.
+    pub fn stop(mut self, signal: &str, limit: Duration) -> Result<i32> {
+        let tree = self.tree();
+        let program = tree.first().context("the program has ended already")?;
+        Command::new("kill").args([&format!("-{signal}"), &program.to_string()]).stderr(Stdio::null()).status()?;
+        let begun = Instant::now();
+        while tree.iter().any(|pid| running(*pid)) {
+            if begun.elapsed() > limit {
+                self.kill()?;
+                bail!("the program did not end within {limit:?} of SIG{signal}");
+            }
+            std::thread::sleep(POLL);
+        }
+        drop(self.lifeline.take());
+        self.shell.wait()?.code().context("the shell beside the program was killed")
+    }
+
     fn end(&mut self) {
         drop(self.lifeline.take());
         let _ = self.shell.wait();
@@ -97,7 +125,7 @@ impl Drop for Guarded {
 }
 
 /// Whether the process exists and has not ended (a zombie has).
-fn running(pid: u32) -> bool {
+pub(crate) fn running(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z"))
 }
 
@@ -151,16 +179,21 @@ pub fn usage(pids: &[u32]) -> Usage {
 
 /// A port on 127.0.0.1 that is free together with the `following` next ones.
 ///
+/// It is none of those that the system gives to outgoing connections: one of those may be taken while its server is
+/// away for a moment, by the very client that tries to reach it.
+///
 /// # Errors
 /// When none is found.
 pub fn free_port(following: u16) -> Result<u16> {
-    let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port));
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let outgoing = range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(LINUX_OUTGOING);
+    let end = outgoing.max(FIRST_PORT + 1000) - following;
     for _ in 0..1000 {
-        let first = bind(0)?;
-        let port = first.local_addr()?.port();
-        let rest: Option<Vec<_>> = (1..=following).map(|n| bind(port.checked_add(n)?).ok()).collect();
-        if rest.is_some() {
-            return Ok(port);
+        let first = rand::rng().random_range(FIRST_PORT..end);
+        let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+        let all: Option<Vec<_>> = (first..=first + following).map(free).collect();
+        if all.is_some() {
+            return Ok(first);
         }
     }
     Err(anyhow!("no {} free ports in a row", following + 1))
@@ -199,6 +232,34 @@ fn http_ok(port: u16, path: &str) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_stopped_by_a_signal_or_killed() {
+        for (script, code) in [
+            ("trap 'exit 7' TERM; echo up; while :; do :; done", Some(7)),
+            ("trap '' TERM; echo up; while :; do :; done", None),
+        ] {
+            let output = tempfile::NamedTempFile::new().unwrap();
+            let guarded = Guarded::start("sh", &["-c", script], &[], output.path()).unwrap();
+            while !fs::read_to_string(output.path()).unwrap().contains("up") {
+                std::thread::yield_now();
+            }
+            assert!(guarded.is_running());
+            let tree = guarded.tree();
+            let limit = if code.is_some() { Duration::from_secs(60) } else { Duration::from_millis(100) };
+            assert_eq!(guarded.stop("TERM", limit).ok(), code, "{script}");
+            assert!(!tree.iter().any(|pid| running(*pid)));
+        }
+    }
+
+    #[test]
+    fn a_program_that_ended_is_noticed() {
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let guarded = Guarded::start("true", &[], &[], output.path()).unwrap();
+        while guarded.is_running() {
+            std::thread::yield_now();
+        }
+    }
 
     #[test]
     fn a_program_is_seen_and_killed_with_what_it_started() {

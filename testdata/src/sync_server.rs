@@ -132,6 +132,20 @@ impl SyncServer {
         self.process.take().map(drop).context("the server is not running")
     }
 
+    /// Stops the server in order by a signal (`TERM` or `INT`), and gives its exit code.
+    ///
+    /// # Errors
+    /// When it was not running, or has not ended in time: it is killed then.
+    pub fn stop_by(&mut self, signal: &str, limit: Duration) -> Result<i32> {
+        let process = self.process.take().context("the server is not running")?;
+        process.stop(signal, limit).with_context(|| self.log_tail())
+    }
+
+    /// Whether the server was started and has not ended.
+    pub fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(Guarded::is_running)
+    }
+
     /// `http://127.0.0.1:port`
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -11,20 +11,29 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::process::{free_port, running};
+use account::Account;
+
+mod account;
+
 /// How long a start may take before it counts as failed. Crash recovery of a demo folder takes a few seconds at most.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a stop may take before it counts as failed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a condition outside this process is looked at again.
+const POLL: Duration = Duration::from_millis(20);
 
 /// How often a start is tried again with another port when the chosen one was taken in between.
 const START_TRIES: usize = 5;
@@ -72,7 +81,18 @@ pub struct Postgres {
     /// Closing this pipe makes the shell stop the server.
     lifeline: Option<ChildStdin>,
     shell: Child,
+    /// Hears of each time that the server is ready.
+    ready: Mutex<mpsc::Receiver<()>>,
     databases: AtomicU32,
+}
+
+/// How a server is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions are ended, and everything is written.
+    Fast,
+    /// Nothing is written, as in a crash of the server: the next start recovers.
+    Immediate,
 }
 
 type Log = Arc<Mutex<VecDeque<String>>>;
@@ -153,7 +173,7 @@ impl Postgres {
         }
         let mut last = anyhow!("not tried");
         for _ in 0..START_TRIES {
-            let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+            let port = free_port(0)?;
             match Self::spawn(&bin, &account, &root, &data, port, temporary, &options) {
                 Ok(postgres) => return Ok(postgres),
                 Err(error) => last = error,
@@ -176,8 +196,12 @@ impl Postgres {
     ) -> Result<Postgres> {
         // Immediate stop for what is thrown away, fast (checkpointed) for what is used again. `exec 3<&0` because a
         // shell gives background jobs /dev/null as standard input.
+        // A line on the pipe is the signal to stop the server with, or `start`.
         let script = format!(
-            "exec 3<&0; \"$@\" </dev/null 3<&- & server=$!; read -r _ <&3; kill -{} $server 2>/dev/null; wait $server; {}",
+            "exec 3<&0; server=; start() {{ \"$@\" </dev/null 3<&- & server=$!; }}; \
+             stop() {{ [ -z \"$server\" ] || {{ kill -\"$1\" $server 2>/dev/null; wait $server; server=; }}; }}; \
+             start \"$@\"; \
+             while read -r word <&3; do case $word in start) start \"$@\" ;; *) stop $word ;; esac; done; stop {}; {}",
             if temporary { "QUIT" } else { "INT" },
             if temporary { "exec rm -rf \"$ZQL_POSTGRES_ROOT\"" } else { "exit 0" },
         );
@@ -207,13 +231,55 @@ impl Postgres {
             log,
             lifeline,
             shell,
+            ready: Mutex::new(ready),
             databases: AtomicU32::new(0),
         };
-        // The sender goes away when the log ends, so a server that dies at once is noticed at once.
-        if ready.recv_timeout(START_TIMEOUT).is_err() {
-            bail!("Postgres did not start in {}:\n{}", data.display(), postgres.log_tail());
-        }
+        postgres.until_ready()?;
         Ok(postgres)
+    }
+
+    fn until_ready(&self) -> Result<()> {
+        // The sender goes away when the log ends, so a server that dies at once is noticed at once.
+        let ready = self.ready.lock().map(|ready| ready.recv_timeout(START_TIMEOUT));
+        if !matches!(ready, Ok(Ok(()))) {
+            bail!("Postgres did not start in {}:\n{}", self.data.display(), self.log_tail());
+        }
+        Ok(())
+    }
+
+    /// Stops the server, which keeps its data and its port, and waits until it has ended.
+    ///
+    /// # Errors
+    /// When it was not running, or does not end in time.
+    pub fn stop(&mut self, how: Stop) -> Result<()> {
+        let pid = self.pid()?;
+        self.tell(match how {
+            Stop::Fast => "INT",
+            Stop::Immediate => "QUIT",
+        })?;
+        let begun = Instant::now();
+        while running(pid) {
+            if begun.elapsed() > STOP_TIMEOUT {
+                bail!("Postgres did not stop ({how:?}):\n{}", self.log_tail());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Starts the server again after [`Postgres::stop`], and returns once it accepts connections.
+    ///
+    /// # Errors
+    /// With the server's own last lines, when it does not start.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.tell("start")?;
+        self.until_ready()
+    }
+
+    /// Says a word to the shell that stands between us and the server.
+    fn tell(&mut self, word: &str) -> Result<()> {
+        let lifeline = self.lifeline.as_mut().context("the server's shell is gone")?;
+        Ok(writeln!(lifeline, "{word}")?)
     }
 
     /// The port on 127.0.0.1.
@@ -331,16 +397,14 @@ fn settings(root: &Path, port: u16, options: &Options) -> Vec<OsString> {
     settings
 }
 
-/// Reads the log to its end on a thread of its own, keeping the last lines; the receiver hears when the server is ready.
+/// Reads the log to its end on a thread of its own, keeping the last lines; the receiver hears each time that the server is ready.
 fn follow(stderr: impl std::io::Read + Send + 'static, log: Log) -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut sender = Some(sender);
         for line in BufReader::new(stderr).lines() {
             let Ok(line) = line else { break };
-            if line.contains(READY)
-                && let Some(sender) = sender.take()
-            {
+            if line.contains(READY) {
+                // Nobody may be waiting for it any more.
                 let _ = sender.send(());
             }
             if let Ok(mut lines) = log.lock() {
@@ -352,59 +416,6 @@ fn follow(stderr: impl std::io::Read + Send + 'static, log: Log) -> mpsc::Receiv
         }
     });
     receiver
-}
-
-/// Who runs the server: Postgres refuses to run as root.
-#[derive(Debug)]
-enum Account {
-    Own,
-    Other { uid: u32, gid: u32 },
-}
-
-impl Account {
-    fn for_postgres() -> Result<Account> {
-        use std::os::unix::fs::MetadataExt;
-        // /proc/self belongs to the effective user.
-        if fs::metadata("/proc/self").map(|meta| meta.uid()).unwrap_or(1) != 0 {
-            return Ok(Account::Own);
-        }
-        let passwd = fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
-        let account = |name: &str| {
-            let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
-            let mut fields = line.split(':').skip(2);
-            Some(Account::Other { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? })
-        };
-        account("postgres")
-            .or_else(|| account("nobody"))
-            .ok_or_else(|| anyhow!("running as root and found neither user `postgres` nor `nobody` to run Postgres as"))
-    }
-
-    fn apply<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        match self {
-            Account::Own => command,
-            Account::Other { uid, gid } => command.uid(*uid).gid(*gid),
-        }
-    }
-
-    /// Gives the folder to the account, closed to everyone else.
-    fn own(&self, folder: &Path) -> Result<()> {
-        self.give(folder, 0o700)
-    }
-
-    /// Writes a file that nobody but the account can read.
-    fn write(&self, file: &Path, text: &str) -> Result<()> {
-        fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
-        self.give(file, 0o600)
-    }
-
-    fn give(&self, path: &Path, mode: u32) -> Result<()> {
-        if let Account::Other { uid, gid } = self {
-            std::os::unix::fs::chown(path, Some(*uid), Some(*gid))
-                .with_context(|| format!("give {} to the Postgres user", path.display()))?;
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        Ok(())
-    }
 }
 
 /// A fresh folder directly under the system's temporary one: its path must stay short (a socket path has at most 107
@@ -428,6 +439,8 @@ fn run(command: &mut Command) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -453,6 +466,20 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         let second = Postgres::start(options).unwrap();
         assert_eq!(second.psql(&second.url("kept"), "SELECT a FROM t").unwrap(), "42");
+    }
+
+    #[test]
+    fn a_stopped_server_starts_again_with_its_data_and_port() {
+        let mut postgres = Postgres::start(Options::default()).unwrap();
+        let url = postgres.database().unwrap();
+        postgres.psql(&url, "CREATE TABLE t AS SELECT 1 AS a").unwrap();
+        for (how, rows) in [(Stop::Fast, "1|2"), (Stop::Immediate, "1|2|3")] {
+            postgres.psql(&url, &format!("INSERT INTO t VALUES ({})", rows.split('|').count())).unwrap();
+            postgres.stop(how).unwrap();
+            assert!(postgres.psql(&url, "SELECT 1").is_err(), "{how:?}");
+            postgres.start_again().unwrap();
+            assert_eq!(postgres.psql(&url, "SELECT string_agg(a::text, '|' ORDER BY a) FROM t").unwrap(), rows);
+        }
     }
 
     #[test]
