@@ -1,7 +1,10 @@
 //! Stopping in every way and going on: nothing lost, nothing twice.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use testdata::postgres::{Options, Postgres, Stop};
 use upstream::Error;
 use zql_spec::version::parse_lsn;
 
@@ -154,4 +157,29 @@ async fn child_that_follows() {
     let upstream = upstream::start(config, path.as_ref(), std::sync::Arc::new(|_| {})).await.unwrap();
     let mut running = upstream.run(|_| {}).unwrap();
     let _ = tokio::time::timeout(PATIENCE, running.ended()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_shuts_down_does_not_wait_for_us() {
+    let mut postgres = Postgres::start(Options::default()).unwrap();
+    let url = postgres.database().unwrap();
+    postgres.psql(&url, "CREATE TABLE t (id int PRIMARY KEY)").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = upstream::Config::new(url.clone());
+    let upstream = upstream::start(config, &folder.path().join("replica.db"), Arc::new(|_| {})).await.unwrap();
+    let mut followed = follow(upstream);
+    // Log that nothing is published from is confirmed every 10 s, but not by one that is being waited for. Several tries: a
+    // busy machine may take long for one.
+    let mut fastest = Duration::MAX;
+    for round in 0..3 {
+        postgres.psql(&url, &format!("INSERT INTO t VALUES ({round})")).unwrap();
+        let arrived = async { while followed.commits.recv().await.is_some_and(|commit| commit.row_count() == 0) {} };
+        tokio::time::timeout(PATIENCE, arrived).await.unwrap();
+        let begun = Instant::now();
+        tokio::task::block_in_place(|| postgres.stop(Stop::Fast)).unwrap();
+        fastest = fastest.min(begun.elapsed());
+        postgres.start_again().unwrap();
+    }
+    assert!(fastest < Duration::from_secs(5), "{fastest:?}");
+    followed.running.stop().await.unwrap();
 }

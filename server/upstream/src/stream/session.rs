@@ -101,7 +101,7 @@ impl<'a> Session<'a> {
             match event {
                 None => return Ok(Ended::Disconnected),
                 Some(Event::Begin { lsn }) => self.group(writer, on_commit, lsn)?,
-                Some(Event::Idle { lsn }) => self.idle(writer, on_commit, lsn)?,
+                Some(Event::Idle { lsn, asked }) => self.idle(writer, on_commit, lsn, asked)?,
                 Some(Event::Message { transactional: false, .. }) => {}
                 Some(Event::Message { .. } | Event::Change(_) | Event::Commit { .. }) => {
                     return Err(Error::Protocol("the stream has a change outside a transaction".to_owned()));
@@ -250,12 +250,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Nothing was published up to a position: moves the replica's version there, now and then.
-    fn idle(&mut self, writer: &mut Writer, on_commit: &mut impl FnMut(Arc<Commit>), lsn: u64) -> Result<(), Error> {
+    /// Nothing was published up to a position: moves the replica's version there, now and then. At once when Postgres asks:
+    /// one that shuts down waits until it has heard that everything arrived.
+    fn idle(
+        &mut self,
+        writer: &mut Writer,
+        on_commit: &mut impl FnMut(Arc<Commit>),
+        lsn: u64,
+        asked: bool,
+    ) -> Result<(), Error> {
         // The next commit record may start exactly at `lsn`, and its version must be a greater one.
         let position = lsn.saturating_sub(1);
         let bytes = position.saturating_sub(self.position);
-        if !moves_on(bytes, self.idle_commit.elapsed()) {
+        let soon = asked && bytes > 0;
+        if !soon && !moves_on(bytes, self.idle_commit.elapsed()) {
             return Ok(());
         }
         self.idle_commit = Instant::now();

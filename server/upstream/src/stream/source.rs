@@ -64,6 +64,8 @@ pub enum Event {
     Idle {
         /// Everything committed before it has been sent.
         lsn: u64,
+        /// Whether the source waits to hear that we are there too, as one does that shuts down.
+        asked: bool,
     },
 }
 
@@ -201,7 +203,9 @@ fn translate(event: ReplicationEvent) -> Option<Event> {
         ReplicationEvent::Message { transactional, prefix, content, .. } => {
             Event::Message { transactional, prefix, content }
         }
-        ReplicationEvent::KeepAlive { wal_end, .. } => Event::Idle { lsn: wal_end.as_u64() },
+        ReplicationEvent::KeepAlive { wal_end, reply_requested, .. } => {
+            Event::Idle { lsn: wal_end.as_u64(), asked: reply_requested }
+        }
         ReplicationEvent::StoppedAt { .. } => return None,
     })
 }
