@@ -28,6 +28,10 @@ const EXIT_FAILURE: u8 = 255;
 /// How long client groups may take to end when the server stops.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// How long what waits to be written to the records may take after that. Together with [`DRAIN`] less than the 30 s after
+/// which an orchestrator kills.
+const RECORDS: Duration = Duration::from_secs(5);
+
 /// How long to wait for a free connection to a database before that counts as a failure.
 const POOL_WAIT: Duration = Duration::from_secs(30);
 
@@ -157,7 +161,9 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
     tracing::info!(connections, groups, "draining");
     hub.drain(DRAIN).await;
     purging.abort();
-    store.close().await;
+    if tokio::time::timeout(RECORDS, store.close()).await.is_err() {
+        tracing::warn!("rows of client view records were not written in time; their clients will sync again");
+    }
     http.abort();
     match outcome {
         None => Ok(stream.stop().await?),

@@ -291,10 +291,11 @@ impl Hub {
         }
         let groups: Vec<mpsc::Sender<GroupEvent>> =
             self.groups.lock().values().map(|handle| handle.events.clone()).collect();
-        for group in groups {
-            let _ = group.send(GroupEvent::Stop).await;
-        }
         let all_ended = async {
+            for group in groups {
+                // A group that waits for its record may have a full queue.
+                let _ = group.send(GroupEvent::Stop).await;
+            }
             loop {
                 let ended = self.group_ended.notified();
                 if self.live_groups.load(Ordering::Acquire) == 0 {
