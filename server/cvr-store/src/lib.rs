@@ -163,13 +163,13 @@ impl Store {
     }
 
     /// Reads the rows that a group's clients hold. Call it with a record just loaded, or after
-    /// [`Store::rows_written`].
+    /// [`Store::rows_written`]. Refused as [`Rehome::ConcurrentModification`] when the record is another one by now.
     pub async fn load_rows(&self, cvr: &Cvr) -> Result<Rows, StoreError> {
         if !cvr.stored {
             return Ok(Rows::default());
         }
         let client = self.inner.connections.pool.get().await?;
-        load::rows(&client, &self.inner.load, &cvr.group).await
+        load::rows(&client, &self.inner.load, cvr).await
     }
 
     /// Writes what an update changed, all or nothing. Big row sets follow behind. Once it was called, the flush may

@@ -63,7 +63,8 @@ impl Statements {
                 WHERE "clientGroupID" = $1"#
             ),
             rows: format!(
-                r#"SELECT "table", "rowKey"::text, "rowVersion", "patchVersion", "refCounts"::text
+                r#"SELECT NULL AS "table", NULL, NULL, "version", NULL FROM {schema}."instances" WHERE "clientGroupID" = $1
+                UNION ALL SELECT "table", "rowKey"::text, "rowVersion", "patchVersion", "refCounts"::text
                 FROM {schema}."rows" WHERE "clientGroupID" = $1 AND "refCounts" IS NOT NULL"#
             ),
             claim: format!(
@@ -241,17 +242,27 @@ impl Versions {
     }
 }
 
-/// Reads the rows that a group's clients hold.
-pub(crate) async fn rows(client: &Object, statements: &Statements, group: &str) -> Result<Rows, StoreError> {
+/// Reads the rows that a group's clients hold. They are of no use with a record of another version: a server that had the
+/// group until now may have written both since the record was read.
+pub(crate) async fn rows(client: &Object, statements: &Statements, cvr: &Cvr) -> Result<Rows, StoreError> {
     let statement = client.prepare_cached(&statements.rows).await?;
-    let parameters: [&(dyn ToSql + Sync); 1] = [&group];
+    let parameters: [&(dyn ToSql + Sync); 1] = [&&*cvr.group];
+    let expected = cvr.version.to_string();
+    let mut actual = "00".to_owned();
     let mut stream = std::pin::pin!(client.query_raw(&statement, parameters).await?);
     let mut loader = RowsLoader::default();
     while let Some(row) = stream.try_next().await? {
-        let (table, key, row_version) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let Some(table) = row.try_get::<_, Option<&str>>(0)? else {
+            actual = row.try_get(3)?;
+            continue;
+        };
+        let (key, row_version) = (row.try_get(1)?, row.try_get(2)?);
         loader
             .add(table, key, row_version, row.try_get(3)?, row.try_get(4)?)
             .map_err(|error| corrupt("rows", error))?;
+    }
+    if actual != expected {
+        return Err(Rehome::ConcurrentModification { expected, actual }.into());
     }
     Ok(loader.finish())
 }

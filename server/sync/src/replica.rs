@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use engine::commit::StoredRow;
 use engine::query::Query;
-use engine::replica::{Replica, ReplicaError};
+use engine::replica::{Replica, ReplicaError, Snapshot};
 use engine::sql::{Access, FilterPart, node_select};
 use zql_spec::ast::Ast;
 use zql_spec::client_schema::{ReplicatedColumn, ReplicatedTable};
@@ -52,13 +52,13 @@ pub(crate) fn replicated_tables(replica: &Replica, app_id: &str, shard: &str) ->
     replica.tables().into_iter().filter(|spec| !own(&spec.name)).map(table).collect()
 }
 
-/// Rows by key, in the order asked for; `None` where there is none any more.
+/// Rows of a version by key, in the order asked for; `None` where there is none.
 pub(crate) fn rows_by_key(
-    replica: &Arc<Replica>,
+    snapshot: &Arc<Snapshot>,
     schema: &Schema,
     keys: &[(Arc<str>, Vec<Value>)],
 ) -> Result<Vec<Option<Arc<StoredRow>>>, ReplicaError> {
-    let reader = replica.pin()?.reader()?;
+    let reader = snapshot.reader()?;
     let mut selects: BTreeMap<Arc<str>, (engine::sql::Sql, Arc<Table>)> = BTreeMap::new();
     let mut found = Vec::with_capacity(keys.len());
     for (name, key) in keys {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use engine::commit::Version;
 use engine::graph::{AnswerRow, QueryDelta};
 use engine::hydration::HydrateError;
+use engine::replica::Snapshot;
 use zql_spec::schema::Schema;
 
 /// News for a client group, in an order that makes every event consistent with the ones before.
@@ -40,6 +41,12 @@ pub enum Event {
         version: Version,
         /// What queries can see now.
         schema: Arc<Schema>,
+    },
+    /// What was asked for by [`crate::Mailbox::pin`]: the replica at the version at which all that the mailbox said before
+    /// stands. Nothing when that could not be had; ask again.
+    Pinned {
+        /// The version, readable until it is given up.
+        snapshot: Option<Arc<Snapshot>>,
     },
     /// The running queries failed and were dropped, this mailbox's among them: a bug, told in the log.
     /// Subscribe anew.

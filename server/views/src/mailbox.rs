@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use engine::commit::Version;
 use engine::graph::{AnswerRow, DeltaComposer, QueryDelta};
 use engine::query::Query;
+use engine::replica::Snapshot;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -54,6 +55,12 @@ impl Mailbox {
         state.forget(query_id);
         drop(state);
         self.views.queue().push(Message::Unsubscribe { token });
+    }
+
+    /// Asks for the replica as it is where this mailbox stands, which comes as [`Event::Pinned`]: the newest version may be
+    /// ahead of what the mailbox has said.
+    pub fn pin(&self) {
+        self.views.queue().push(Message::Pin(Arc::clone(&self.inbox)));
     }
 
     /// Waits for the next event. Cancel-safe.
@@ -144,7 +151,7 @@ impl Inbox {
         let mut state = self.state.lock();
         let query_id = match &event {
             Event::Hydrated { query_id, .. } | Event::HydrateFailed { query_id, .. } => query_id,
-            Event::Advanced { .. } | Event::SchemaChanged { .. } | Event::Failed => return,
+            Event::Advanced { .. } | Event::Pinned { .. } | Event::SchemaChanged { .. } | Event::Failed => return,
         };
         if state.subscriptions.get(query_id) != Some(&token) {
             return;
@@ -165,6 +172,12 @@ impl Inbox {
         state.held = 0;
         state.waiting.push_back(Waiting::Event(event));
         drop(state);
+        self.notify.notify_one();
+    }
+
+    /// Posts a pin of the version at which everything posted so far stands.
+    pub(crate) fn post_pin(&self, snapshot: Arc<Snapshot>) {
+        self.state.lock().waiting.push_back(Waiting::Event(Event::Pinned { snapshot: Some(snapshot) }));
         self.notify.notify_one();
     }
 
@@ -224,6 +237,8 @@ impl State {
         for waiting in self.waiting.drain(..) {
             match waiting {
                 Waiting::Event(Event::Hydrated { query_id, rows, .. }) => answers.push((query_id, rows, None)),
+                // What was pinned is an older version than the one at which all stands now.
+                Waiting::Event(Event::Pinned { .. }) => others.push(Waiting::Event(Event::Pinned { snapshot: None })),
                 Waiting::Event(event) => others.push(Waiting::Event(event)),
                 Waiting::Advances { deltas: later, .. } => {
                     for (query_id, delta) in later {

@@ -123,6 +123,10 @@ impl Sequencer {
                     Message::Unsubscribe { token } => self.unsubscribe(token),
                     Message::Done(done) => self.done(done),
                     Message::Late(token) => self.tell_late(token),
+                    Message::Pin(inbox) => match self.pinned() {
+                        Some(snapshot) => inbox.post_pin(snapshot),
+                        None => self.deferred.push(Message::Pin(inbox)),
+                    },
                     Message::Cancelled => self.hydrations -= 1,
                 }
             }
@@ -378,10 +382,14 @@ impl Sequencer {
     /// A reader at the version of the graphs, if that is the replica's newest; else its commit is on its
     /// way here.
     fn read(&mut self) -> Option<ReplicaRead> {
+        self.pinned()?.reader().ok().map(ReplicaRead::new)
+    }
+
+    fn pinned(&mut self) -> Option<Arc<Snapshot>> {
         if self.snapshot.is_none() {
             self.snapshot = self.replica.pin().ok().filter(|snapshot| snapshot.version == self.version);
         }
-        self.snapshot.as_ref()?.reader().ok().map(ReplicaRead::new)
+        self.snapshot.clone()
     }
 
     fn done(&mut self, done: Done) {

@@ -212,3 +212,19 @@ async fn rows_that_never_came() {
     assert_eq!(loaded.unwrap().version, version("02"));
     assert_eq!(group.rows.len(), 2);
 }
+
+#[tokio::test]
+async fn rows_of_a_record_that_was_written_meanwhile() {
+    let database = Database::new().await;
+    let (a, b) = (database.store("a").await, database.store("b").await);
+    let mut at_a = Group::with_rows(&a, "g", 1).await;
+    let read = b.load("g", 1.0).await.unwrap();
+    // b has read the record and not claimed it yet when a writes it once more, with its rows.
+    database.sql("UPDATE instances SET owner = 'a'").await;
+    let flush = at_a.update("02", &[], &[], &[("q", "0".into(), Some("02"))]);
+    at_a.flush(flush).await.unwrap();
+    let refusal = b.load_rows(&read).await.unwrap_err();
+    assert!(matches!(refusal, StoreError::Rehome(Rehome::ConcurrentModification { .. })), "{refusal}");
+    let again = b.load("g", 1.0).await.unwrap();
+    assert_eq!(b.load_rows(&again).await.unwrap().len(), 1);
+}

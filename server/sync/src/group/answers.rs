@@ -82,6 +82,7 @@ impl Group {
                 self.subscribe_again()?;
                 self.finish_batches().await
             }
+            Event::Pinned { snapshot } => self.on_pinned(snapshot).await,
             Event::Failed => self.subscribe_again(),
         }
     }
@@ -123,6 +124,9 @@ impl Group {
             let Some(position) = position else { return Ok(()) };
             if !self.batches[position].answers.is_empty() && self.is_behind_record() {
                 self.retry_at = Some(self.services.clock.now() + BEHIND_RETRY);
+                return Ok(());
+            }
+            if self.pinned.is_none() && self.pin_if_behind() {
                 return Ok(());
             }
             let mut batch = self.batches.remove(position);

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use cvr::config::{ConfigUpdate, Put};
-use cvr::patch::QueryPatch;
+use cvr::patch::{QueryPatch, lacks};
 use cvr::record::Body;
 use cvr::row::{QueryId, Rows};
-use cvr_store::StoreError;
+use cvr_store::{Rehome, StoreError};
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -26,6 +26,9 @@ use super::queries::Mode;
 use super::{Called, Fault, Group, GroupEvent, Record, cvr_error, store_error};
 use crate::api::{Answer, Caller};
 use crate::hub::{Connection, Services};
+
+/// How often a record is loaded that somebody else changes meanwhile: once by whoever had it until now, once to spare.
+const MAX_LOADS: u32 = 3;
 
 /// A connected client.
 #[derive(Debug)]
@@ -54,6 +57,11 @@ impl Client {
     pub(super) fn is_joining(&self) -> bool {
         self.init.is_some()
     }
+
+    /// Whether the client is to be told what it lacks of a version of the record.
+    pub(super) fn is_behind(&self, version: &CvrVersion) -> bool {
+        !self.is_joining() && !self.lagging && !version.is_empty() && lacks(self.base.as_ref(), version)
+    }
 }
 
 /// What a message changes in the record.
@@ -70,6 +78,11 @@ impl Group {
     /// A connection's first message arrived.
     pub(super) async fn join(&mut self, connection: Arc<Connection>, init: Box<InitConnection>) -> Result<(), Fault> {
         let id = connection.id;
+        let newer = |client: &Client| client.connection.client_id == connection.client_id && client.connection.id > id;
+        if self.clients.iter().any(newer) {
+            // It was closed when the newer one was registered, and only then got here.
+            return Ok(());
+        }
         self.schedule.resume(self.services.clock.elapsed_ms());
         self.last_connect_time = self.services.clock.wall_ms();
         self.idle_at = None;
@@ -131,14 +144,22 @@ impl Group {
             }
             error => Fault::group(store_error(&error)),
         };
-        let mut cvr = self.services.store.load(&self.id, self.last_connect_time).await.map_err(fault)?;
+        let store = &self.services.store;
+        let mut loads = 1;
+        let (mut cvr, rows) = loop {
+            let cvr = store.load(&self.id, self.last_connect_time).await.map_err(fault)?;
+            if !cvr.stored {
+                break (cvr, Rows::default());
+            }
+            match store.load_rows(&cvr).await {
+                // Whoever had the group wrote it for the last time. It is this server's now, and stays as it is.
+                Err(StoreError::Rehome(Rehome::ConcurrentModification { .. })) if loads < MAX_LOADS => loads += 1,
+                rows => break (cvr, rows.map_err(fault)?),
+            }
+        };
         if let Some(schema) = cvr.client_schema.take() {
             cvr.client_schema = Some(self.services.client_schemas.share(Arc::unwrap_or_clone(schema)));
         }
-        let rows = match cvr.stored {
-            true => self.services.store.load_rows(&cvr).await.map_err(fault)?,
-            false => Rows::default(),
-        };
         self.schedule.set_clock(cvr.ttl_clock, self.services.clock.elapsed_ms());
         self.record = Some(Record { cvr, rows });
         Ok(())

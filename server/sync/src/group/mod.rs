@@ -17,6 +17,7 @@ use cvr::record::Cvr;
 use cvr::row::{QueryId, Rows};
 use cvr::ttl::Schedule;
 use cvr_store::{Rehome, StoreError};
+use engine::replica::Snapshot;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -140,6 +141,10 @@ pub(crate) struct Group {
     times: GroupTimes,
     /// The newest version heard of.
     head: Arc<str>,
+    /// The replica as it is where the group stands, while it is at hand.
+    pinned: Option<Arc<Snapshot>>,
+    /// Whether it was asked for.
+    pinning: bool,
     idle_at: Option<Instant>,
     touch_at: Instant,
     /// When named queries are transformed again.
@@ -172,6 +177,8 @@ impl Group {
             cached: FxHashMap::default(),
             times: GroupTimes::default(),
             head: "00".into(),
+            pinned: None,
+            pinning: false,
             idle_at: None,
             touch_at,
             retransform_at: None,
@@ -259,7 +266,7 @@ impl Group {
             GroupEvent::Room(id) => {
                 if let Some(client) = self.client(id) {
                     client.lagging = false;
-                    self.catch_up().await?;
+                    self.pin_if_behind();
                 }
                 Ok(())
             }

@@ -13,6 +13,7 @@ use cvr::rows_update::{Contents, QueryUpdate};
 use cvr_store::{CaughtUp, Range};
 use engine::commit::{StoredRow, Version};
 use engine::graph::QueryDelta;
+use engine::replica::{ReplicaError, Snapshot};
 use zql_spec::version::{CvrVersion, StateVersion};
 
 use super::queries::Batch;
@@ -118,38 +119,69 @@ impl Group {
             }
         }
         let excluded = executed.into_iter().map(|(query_id, _)| query_id).collect();
-        self.missed(&before, excluded, &mut items).await?;
+        let all = self.missed(&before, excluded, &mut items).await?;
         let after = self.record()?.cvr.version.clone();
-        self.poke(&tentative, &items, &after, |_| true);
+        self.poke(&tentative, &items, &after, |base| all || !lacks(base, &before));
         self.schedule_eviction();
         Ok(())
     }
 
+    /// Whether clients have not been told all that is in the record. If so, the replica is asked for as it is where the
+    /// group stands: rows that they missed are read there. The newest version may be ahead, and a client that had been sent
+    /// a row from there would then be sent older ones, of which the real client does not take a mutation's number.
+    pub(super) fn pin_if_behind(&mut self) -> bool {
+        let Some(record) = &self.record else { return false };
+        let now = &record.cvr.version;
+        let behind = self.clients.iter().any(|client| client.is_behind(now));
+        if behind && !self.pinning {
+            self.pinning = true;
+            self.mailbox.pin();
+        }
+        behind
+    }
+
+    /// The replica can be read where the group stands, until the next event.
+    pub(super) async fn on_pinned(&mut self, snapshot: Option<Arc<Snapshot>>) -> Result<(), Fault> {
+        self.pinning = false;
+        self.pinned = snapshot;
+        let done = match self.finish_batches().await {
+            Ok(()) => self.catch_up().await,
+            Err(fault) => Err(fault),
+        };
+        self.pinned = None;
+        done?;
+        if self.synced {
+            self.pin_if_behind();
+        }
+        Ok(())
+    }
+
     /// Sends what they missed to clients that are behind though nothing new happened.
-    pub(super) async fn catch_up(&mut self) -> Result<(), Fault> {
+    async fn catch_up(&mut self) -> Result<(), Fault> {
         if !self.synced {
             // The first batch is on its way and catches everybody up.
             return Ok(());
         }
         let now = self.record()?.cvr.version.clone();
         let mut items = Vec::new();
-        self.missed(&now, Vec::new(), &mut items).await?;
-        self.poke(&now, &items, &now, |base| base.is_none_or(|base| *base < now));
+        if self.missed(&now, Vec::new(), &mut items).await? {
+            self.poke(&now, &items, &now, |base| lacks(base, &now));
+        }
         Ok(())
     }
 
-    /// Adds what happened up to a version that some client does not have; `excluded` queries' rows are told anyway.
-    async fn missed(&mut self, up_to: &CvrVersion, excluded: Vec<QueryId>, items: &mut Vec<Item>) -> Result<(), Fault> {
-        let behind: Vec<Option<CvrVersion>> = self
-            .clients
-            .iter()
-            .filter(|client| !client.is_joining() && !client.lagging && lacks(client.base.as_ref(), up_to))
-            .map(|client| client.base.clone())
-            .collect();
-        let Some(after) = behind.iter().min().cloned() else { return Ok(()) };
-        if after.is_none() && up_to.is_empty() {
-            return Ok(());
-        }
+    /// Adds what happened up to a version that some client does not have; `excluded` queries' rows are told anyway. False if
+    /// it cannot be read now.
+    async fn missed(
+        &mut self,
+        up_to: &CvrVersion,
+        excluded: Vec<QueryId>,
+        items: &mut Vec<Item>,
+    ) -> Result<bool, Fault> {
+        let behind: Vec<Option<CvrVersion>> =
+            self.clients.iter().filter(|client| client.is_behind(up_to)).map(|client| client.base.clone()).collect();
+        let Some(after) = behind.iter().min().cloned() else { return Ok(true) };
+        let Some(snapshot) = self.pinned.clone() else { return Ok(false) };
         let record = self.record()?;
         let caught_up = if behind.iter().all(Option::is_none) {
             // Whoever has nothing needs not be told what is gone: memory knows the rest.
@@ -161,12 +193,12 @@ impl Group {
             let range = Range { group: Arc::clone(&self.id), after, up_to: up_to.clone(), current, excluded };
             self.services.store.catch_up(range).await.map_err(|error| Fault::group(store_error(&error)))?
         };
-        let Some(tables) = &self.tables else { return Ok(()) };
+        let Some(tables) = &self.tables else { return Ok(true) };
         let mut wanted = Vec::new();
-        let mut patches = Vec::new();
+        let (mut patches, mut dels) = (Vec::new(), Vec::new());
         for patch in caught_up.rows {
             match patch.put {
-                None => items.push(Item::Row(RowPatch { to_version: patch.to_version, row: patch.row, put: None })),
+                None => dels.push(Item::Row(RowPatch { to_version: patch.to_version, row: patch.row, put: None })),
                 Some(()) => {
                     if let Some(key) = tables.lookup_key(&patch.row) {
                         wanted.push((Arc::clone(patch.row.table()), key));
@@ -176,18 +208,21 @@ impl Group {
             }
         }
         if !wanted.is_empty() {
-            let services = Arc::clone(&self.services);
             let schema = Arc::clone(&tables.schema);
-            let read = move || replica::rows_by_key(&services.replica, &schema, &wanted);
+            let read = move || replica::rows_by_key(&snapshot, &schema, &wanted);
             let rows = tokio::task::spawn_blocking(read).await.map_err(|error| Fault::internal(&error))?;
-            let rows = rows.map_err(|error| Fault::internal(&error))?;
-            // A row that is gone by now is told as gone by the change that is on its way.
+            let rows = match rows {
+                // Given up because the group took too long; another one is asked for.
+                Err(ReplicaError::PinExpired(_)) => return Ok(false),
+                rows => rows.map_err(|error| Fault::internal(&error))?,
+            };
             items.extend(patches.into_iter().zip(rows).filter_map(|(patch, row)| {
                 Some(Item::Row(RowPatch { to_version: patch.to_version, row: patch.row, put: Some(row?) }))
             }));
         }
+        items.append(&mut dels);
         items.extend(caught_up.queries.into_iter().map(Item::Query));
-        Ok(())
+        Ok(true)
     }
 
     /// Writes an update and takes the record that it leaves.

@@ -229,6 +229,8 @@ impl Group {
     /// Subscribes everything that ran anew, as one batch; the record tells what changed meanwhile.
     pub(super) fn subscribe_again(&mut self) -> Result<(), Fault> {
         let running = std::mem::take(&mut self.running);
+        // What was asked for may have gone with all that the mailbox held.
+        self.pinning = false;
         let mut again = self.new_batch(None);
         self.ask_permissions_again();
         for batch in &mut self.batches {

@@ -120,6 +120,8 @@ impl Follower {
                     }
                 }
                 Event::SchemaChanged { .. } | Event::Failed => self.subscribe(),
+                // Nobody asks for it here.
+                Event::Pinned { .. } => {}
                 Event::HydrateFailed { error, .. } => {
                     tracing::error!(%error, "the deployed permissions cannot be read");
                     self.sender.send_replace(Some(Err(error.to_string().into())));

@@ -1,6 +1,6 @@
 //! Tokens and users: who is let in, who stays, and what a new token changes (protocol sheet §4).
 
-use protocol_client::{Connection, Error, Hello, Identity, hash_of};
+use protocol_client::{Connection, Error, Event, Hello, Identity, hash_of};
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -190,6 +190,39 @@ async fn api_servers_know_users_better() {
     update(&mut connection, "gone").await;
     let body = error(&mut connection).await;
     assert_eq!((body.kind, body.status), (ErrorKind::TransformFailed, Some(401)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_belongs_to_whoever_is_validated_first() {
+    let server = Server::start_with(SCHEMA, &[MUTATE_URL]).await;
+    // Nobody is known yet when both come in.
+    let door = server.api.door.write().await;
+    let one = server.user("u", "one");
+    let two = Identity { user_id: Some("v".to_owned()), auth: Some("two".to_owned()), ..one.sibling() };
+    let mut connections = [hello(&one).await, hello(&two).await];
+    server.api.call_with("one").await;
+    server.api.call_with("two").await;
+    drop(door);
+    let mut admitted = 0;
+    for connection in &mut connections {
+        let answer = loop {
+            match patiently(connection.next()).await {
+                Ok(Event::Connected) => {}
+                other => break other,
+            }
+        };
+        match answer {
+            Ok(Event::Poke(_)) => admitted += 1,
+            Err(Error::Server(body)) => {
+                assert_eq!(body.kind, ErrorKind::Unauthorized);
+                assert!(body.message.starts_with("Client groups are pinned to a single userID."), "{}", body.message);
+                let end = patiently(connection.next()).await;
+                assert!(matches!(&end, Err(Error::Closed { code: None, .. })), "{end:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(admitted, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

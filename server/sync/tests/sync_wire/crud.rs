@@ -17,7 +17,7 @@ fn anyone() -> Value {
 }
 
 /// All of a table to anybody.
-fn everything() -> Value {
+pub(crate) fn everything() -> Value {
     let rules = anyone();
     json!({ "select": rules, "insert": rules, "update": { "preMutation": rules, "postMutation": rules }, "delete": rules })
 }
@@ -31,7 +31,7 @@ fn literal(value: &Value) -> Value {
 }
 
 /// The usual tables, and one to see by that permissions are in force.
-fn schema() -> String {
+pub(crate) fn schema() -> String {
     format!(
         "{SCHEMA}{ALL_TYPES} CREATE TABLE marker AS SELECT generate_series(0, 99) AS id; ALTER TABLE marker ADD PRIMARY KEY (id);"
     )
@@ -39,7 +39,7 @@ fn schema() -> String {
 
 impl Server {
     /// Deploys permissions and waits until they are in force, which an own AST shows to whom it was hidden.
-    async fn permit(&self, tables: &Value) {
+    pub(crate) async fn permit(&self, tables: &Value) {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let marker = json!(NEXT.fetch_add(1, Ordering::Relaxed) % 100);
         let mut all = tables.clone();
@@ -55,7 +55,7 @@ impl Server {
 }
 
 /// A message that pushes CRUD mutations from a number on, each a list of operations.
-fn push(identity: &Identity, first: u64, mutations: &[Value]) -> String {
+pub(crate) fn push(identity: &Identity, first: u64, mutations: &[Value]) -> String {
     let mutations: Vec<Value> = mutations
         .iter()
         .zip(first..)
@@ -69,7 +69,7 @@ fn push(identity: &Identity, first: u64, mutations: &[Value]) -> String {
     json!(["push", body]).to_string()
 }
 
-fn op(kind: &str, table: &str, value: &Value) -> Value {
+pub(crate) fn op(kind: &str, table: &str, value: &Value) -> Value {
     json!({ "op": kind, "tableName": table, "primaryKey": ["id"], "value": value })
 }
 
@@ -78,7 +78,7 @@ async fn send(connection: &mut Connection, text: String) {
 }
 
 /// Waits until a client's last mutation is this one.
-async fn acknowledged(connection: &mut Connection, identity: &Identity, id: f64) {
+pub(crate) async fn acknowledged(connection: &mut Connection, identity: &Identity, id: f64) {
     loop {
         let poke = poke(connection).await;
         let changes = poke.parts.iter().filter_map(|part| part.last_mutation_id_changes.as_ref());

@@ -119,19 +119,21 @@ async fn messages_that_are_too_big_or_no_messages() {
     let (_, frame) = rest(&mut socket).await;
     assert_eq!(u16::from(frame.expect("a code").code), 1009);
 
-    for (text, kind) in [
-        ("nope", "InvalidMessage"),
-        (r#"["foo",{}]"#, "InvalidMessage"),
+    const PUSH: &str = r#"["push",{"clientGroupID":"g","mutations":[{"type":"custom","id":1,"clientID":"c","name":"n","args":[],"timestamp":1}],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#;
+    let pushing = Server::start_with(SCHEMA, &[("ZERO_MUTATE_URL", "http://127.0.0.1:1/mutate")]).await;
+    for (server, text, kind) in [
+        (&server, "nope", "InvalidMessage"),
+        (&server, r#"["foo",{}]"#, "InvalidMessage"),
         (
+            &server,
             r#"["push",{"clientGroupID":"h","mutations":[],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#,
             "InvalidPush",
         ),
-        (
-            r#"["push",{"clientGroupID":"g","mutations":[{"type":"custom","id":1,"clientID":"c","name":"n","args":[],"timestamp":1}],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#,
-            "A ZERO_MUTATE_URL must be set",
-        ),
+        (&server, PUSH, "A ZERO_MUTATE_URL must be set"),
+        // Before the first message it is not known where to send it.
+        (&pushing, PUSH, "Connection auth state was not available for this websocket."),
     ] {
-        let mut socket = raw(&server, &path, Some("e30%3D")).await;
+        let mut socket = raw(server, &path, Some("e30%3D")).await;
         socket.send(Message::text(text)).await.expect("sent");
         let (texts, frame) = rest(&mut socket).await;
         assert!(texts.last().expect("an error").contains(kind), "{text}: {texts:?}");

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
+use engine::replica::Replica;
 use futures::FutureExt;
 use protocol_client::{Connection, Error, Event, Hello, Identity, Poke, hash_of};
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use sync::config::Config;
 use sync::hub::Hub;
 use sync::options::Settings;
 use testdata::postgres::shared;
-use tokio::sync::{RwLock, Semaphore, oneshot};
+use tokio::sync::{RwLock, Semaphore, oneshot, watch};
 use warp::Filter;
 use zql_spec::protocol::downstream::{QueryOp, RowOp};
 use zql_spec::protocol::error::ErrorBody;
@@ -46,6 +47,10 @@ pub(crate) struct Server {
     pub(crate) database: String,
     pub(crate) hub: Arc<Hub>,
     pub(crate) api: Arc<Api>,
+    /// How many commits with rows the replica has had.
+    pub(crate) commits: watch::Receiver<usize>,
+    replica: Arc<Replica>,
+    views: Arc<views::Views>,
     stream: Option<upstream::Running>,
     store: cvr_store::Store,
     stop: Option<oneshot::Sender<()>>,
@@ -118,8 +123,43 @@ impl Server {
 
     async fn over(database: String, folder: Arc<tempfile::TempDir>, api: Arc<Api>, pairs: &[(&str, &str)]) -> Server {
         let _ = tracing_subscriber::fmt().with_env_filter("sync=debug,views=info").with_test_writer().try_init();
+        let upstream = upstream::start(
+            upstream::Config::new(database.clone()),
+            &folder.path().join("replica.db"),
+            Arc::new(|_| {}),
+        )
+        .await
+        .expect("a replica");
+        let replica = Arc::clone(upstream.replica());
+        let views =
+            views::Views::start(Arc::clone(&replica), Arc::new(Plain), views::Options::default()).expect("threads");
+        let views = Arc::new(views);
+        let notified = Arc::clone(&views);
+        let (counter, commits) = watch::channel(0);
+        let stream = upstream
+            .run(move |commit| {
+                let rows = commit.row_count();
+                notified.committed(commit).expect("a pin");
+                counter.send_modify(|commits| *commits += usize::from(rows > 0));
+            })
+            .expect("a stream");
+        Server { stream: Some(stream), ..Server::serve((replica, views, commits), database, folder, api, pairs).await }
+    }
+
+    /// Another server of this deployment: on the same replica and records, with groups of its own.
+    pub(crate) async fn beside(&self) -> Server {
+        let shared = (Arc::clone(&self.replica), Arc::clone(&self.views), self.commits.clone());
+        Server::serve(shared, self.database.clone(), Arc::clone(&self.folder), Arc::clone(&self.api), &[]).await
+    }
+
+    async fn serve(
+        (replica, views, commits): (Arc<Replica>, Arc<views::Views>, watch::Receiver<usize>),
+        database: String,
+        folder: Arc<tempfile::TempDir>,
+        api: Arc<Api>,
+        pairs: &[(&str, &str)],
+    ) -> Server {
         let query_url = serve_api(Arc::clone(&api)).await;
-        let replica_file = folder.path().join("replica.db");
         let mut settings =
             Settings::from_pairs([("ZERO_UPSTREAM_DB", database.as_str()), ("ZERO_QUERY_URL", &query_url)]);
         for (name, value) in pairs {
@@ -136,21 +176,12 @@ impl Server {
         let pool = Pool::builder(manager).max_size(8).build().expect("a pool");
         let options = cvr_store::Options { schema: "zero_0/cvr".to_owned(), task_id: config.task_id.clone() };
         let store = cvr_store::Store::open(pool, options).await.expect("a store");
-        let upstream = upstream::start(upstream::Config::new(database.clone()), &replica_file, Arc::new(|_| {}))
-            .await
-            .expect("a replica");
-        let replica = Arc::clone(upstream.replica());
-        let views =
-            views::Views::start(Arc::clone(&replica), Arc::new(Plain), views::Options::default()).expect("threads");
-        let views = Arc::new(views);
-        let notified = Arc::clone(&views);
-        let stream = upstream.run(move |commit| notified.committed(commit).expect("a pin")).expect("a stream");
-        let hub = Hub::new(config, replica, views, store.clone(), upstream_pool);
+        let hub = Hub::new(config, Arc::clone(&replica), Arc::clone(&views), store.clone(), upstream_pool);
         let listener = sync::http::listen(0, true).expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(sync::http::serve(Arc::clone(&hub), listener, stopped.map(|_| ())));
-        Server { url, database, hub, api, stream: Some(stream), store, stop: Some(stop), folder }
+        Server { url, database, hub, api, commits, replica, views, stream: None, store, stop: Some(stop), folder }
     }
 
     /// Stops in order and starts anew over the same database and replica.
@@ -159,8 +190,8 @@ impl Server {
         self.hub.drain(PATIENCE).await;
         self.store.close().await;
         self.stream.take().expect("running").stop().await.expect("stopped in order");
-        let Server { database, folder, api, hub, store, .. } = self;
-        drop((hub, store));
+        let Server { database, folder, api, hub, store, replica, views, .. } = self;
+        drop((hub, store, replica, views));
         Server::over(database, folder, api, &[]).await
     }
 

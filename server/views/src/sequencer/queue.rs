@@ -28,6 +28,8 @@ pub(crate) enum Message {
     Cancelled,
     /// A subscriber of a running graph still waits for the rows.
     Late(Token),
+    /// Somebody wants to read the replica at the version of the graphs.
+    Pin(Arc<Inbox>),
 }
 
 /// A commit and a pin of its version; no pin if that failed.

@@ -86,6 +86,11 @@ impl Group {
                     advance(answer, delta);
                 }
             }
+            Event::Pinned { snapshot: None } => {}
+            Event::Pinned { snapshot: Some(snapshot) } => {
+                assert!(snapshot.version >= self.version, "versions do not go back");
+                self.version = Arc::clone(&snapshot.version);
+            }
             Event::SchemaChanged { .. } | Event::Failed => {
                 self.answers.clear();
                 self.pending.clear();

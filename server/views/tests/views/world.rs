@@ -176,6 +176,9 @@ fn run(seed: u64) {
                         } else if rng.percent(30) {
                             group.unsubscribe(&names[rng.below(names.len())]);
                         }
+                        if rng.percent(20) {
+                            group.mailbox.pin();
+                        }
                         // Some groups read everything, some are slow and find much composed.
                         let events = if number % 2 == 0 { 8 } else { rng.below(2) };
                         for _ in 0..events {
