@@ -7,11 +7,12 @@ NODE_DIR := testdata/node
 
 BENCH ?=
 
-.PHONY: help checkout demo test bench bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
+.PHONY: help checkout demo test chaos bench bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
 
 help:
 	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
 	@echo "make test        run every test; installs and starts what they need"
+	@echo "make chaos       the long run of the test in which everything goes wrong (some minutes; CHAOS_SEED=n repeats choices)"
 	@echo "make bench       measure hydration and maintenance; writes benches/results (BENCH=planning for one part)"
 	@echo "make bench-wire  measure the published zero-cache and this server side by side; writes benches/results"
 	@echo "make conformance             run the test suite of ZQL on everything here: naive, in process, Postgres, the server"
@@ -35,6 +36,9 @@ build: checkout
 
 test: checkout postgres node browser
 	$(CARGO) test --release --workspace --no-fail-fast
+
+chaos: checkout postgres
+	CHAOS_FULL=1 $(CARGO) test --release --workspace --test binary -- chaos --nocapture
 
 bench: checkout postgres
 	@.ci/need valgrind valgrind

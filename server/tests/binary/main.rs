@@ -1,5 +1,6 @@
 //! Tests of the whole binary, from outside: real Postgres, real clients.
 
+mod chaos;
 mod client;
 mod conformance;
 mod demo;
@@ -8,7 +9,9 @@ mod large;
 mod node;
 mod protocol;
 mod start;
+mod stopping;
 mod takeover;
+mod truth;
 mod watch;
 mod worlds;
 

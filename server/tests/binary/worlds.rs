@@ -5,7 +5,6 @@
 //! from the query alone. Clients reconnect with their cookies at random, and the server is killed on the way.
 //! `WIRE_WORLD=seed` runs one world.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +18,8 @@ use testdata::world::{
 use zql_spec::ast::Ast;
 use zql_spec::naive::{Database, Evaluation};
 use zql_spec::protocol::upstream::DesiredOp;
+
+use crate::truth::Truth;
 
 const QUERIES: usize = 24;
 const TRANSACTIONS: usize = 20;
@@ -61,42 +62,18 @@ impl Client {
 
     /// Compares what is held with what the query means.
     fn check(&self, database: &Database) -> Result<(), String> {
-        let evaluation = Evaluation::new(database, &self.ast).map_err(|error| error.0)?;
-        let mut always: BTreeSet<(String, String)> = BTreeSet::new();
-        let mut sometimes = BTreeSet::new();
-        for (node, (certain, possible)) in evaluation.nodes.iter().zip(evaluation.bounds()) {
-            let text = |row: &[zql_spec::value::Value]| {
-                let columns = node.table.columns.iter().zip(row);
-                let row: BTreeMap<&str, Value> = columns
-                    .map(|(column, value)| {
-                        let value = serde_json::from_str(&value.to_json().to_string()).expect("JSON is JSON");
-                        (&*column.name, value)
-                    })
-                    .collect();
-                (node.table.name.to_string(), json!(row).to_string())
-            };
-            always.extend(certain.iter().map(|row| text(row)));
-            sometimes.extend(possible.iter().map(|row| text(row)));
-        }
-        let tables = self.state.rows.iter().filter(|(table, _)| *table != "tick");
-        let held: BTreeSet<(String, String)> = tables
-            .flat_map(|(table, rows)| rows.values().map(|row| (table.clone(), Value::from(row.clone()).to_string())))
-            .collect();
-        let missing: Vec<_> = always.difference(&held).collect();
-        let wrong: Vec<_> = held.difference(&sometimes).collect();
-        if missing.is_empty() && wrong.is_empty() {
-            return Ok(());
-        }
-        Err(format!("query {}\nmissing: {missing:#?}\nwrong: {wrong:#?}", self.ast.to_json()))
+        let mut truth = Truth::default();
+        truth.add(database, &self.ast)?;
+        truth.check(&self.state, &["tick"])
     }
 }
 
 /// A named query whose argument is the AST that it means.
-fn named(ast: &str) -> DesiredOp {
+pub(crate) fn named(ast: &str) -> DesiredOp {
     Hello::named("ast", &format!("[{ast}]"))
 }
 
-fn client_schema(data: &DataSet) -> String {
+pub(crate) fn client_schema(data: &DataSet) -> String {
     let mut tables: serde_json::Map<String, Value> = data
         .schema()
         .tables
