@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ const POLL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Guarded {
     shell: Child,
+    program: u32,
     lifeline: Option<ChildStdin>,
 }
 
@@ -45,29 +47,31 @@ impl Guarded {
         output: &Path,
     ) -> Result<Guarded> {
         let file = fs::OpenOptions::new().create(true).append(true).open(output)?;
-        let script =
-            "exec 3<&0; \"$@\" </dev/null 3<&- & child=$!; read -r _ <&3; kill -TERM $child 2>/dev/null; wait $child";
+        let script = "exec 3<&0 4>&1 >&2; \"$@\" </dev/null 3<&- 4>&- & child=$!; echo $child >&4; exec 4>&-; \
+                      read -r _ <&3; kill -TERM $child 2>/dev/null; wait $child";
         let mut shell = Command::new("sh")
             .args(["-c", script, "guarded"])
             .arg(program.as_ref())
             .args(args)
             .envs(environment.iter().map(|(name, value)| (*name, value.as_str())))
             .stdin(Stdio::piped())
-            .stdout(file.try_clone()?)
+            .stdout(Stdio::piped())
             .stderr(file)
             // A Ctrl-C in the terminal is for us.
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {}", program.as_ref().display()))?;
         let lifeline = shell.stdin.take();
-        Ok(Guarded { shell, lifeline })
+        let mut told = String::new();
+        shell.stdout.take().context("the shell's output")?.read_to_string(&mut told)?;
+        let program = told.trim().parse().context("the program's number")?;
+        Ok(Guarded { shell, program, lifeline })
     }
 
     /// Whether the program has not ended.
     pub fn is_running(&self) -> bool {
-        // Until it is started there is nothing; when it has ended it is a zombie, because the shell waits for it last.
-        let tree = self.tree();
-        tree.is_empty() || tree.iter().any(|pid| running(*pid))
+        // The shell may have waited for it, and its number be given to another process since.
+        running(self.program) && parent(self.program) == Some(self.shell.id())
     }
 
     /// The program and everything that it started, and nothing when it has ended.
@@ -98,8 +102,10 @@ impl Guarded {
     /// When it does not end in time. It is killed then.
     pub fn stop(mut self, signal: &str, limit: Duration) -> Result<i32> {
         let tree = self.tree();
-        let program = tree.first().context("the program has ended already")?;
-        Command::new("kill").args([&format!("-{signal}"), &program.to_string()]).stderr(Stdio::null()).status()?;
+        if !self.is_running() {
+            bail!("the program has ended already");
+        }
+        Command::new("kill").args([&format!("-{signal}"), &self.program.to_string()]).stderr(Stdio::null()).status()?;
         let begun = Instant::now();
         while tree.iter().any(|pid| running(*pid)) {
             if begun.elapsed() > limit {
@@ -129,6 +135,10 @@ pub(crate) fn running(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| state != "Z"))
 }
 
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
 /// Fields of /proc/PID/stat from the state on; the program's name before them may hold blanks.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -141,7 +151,7 @@ pub fn descendants(root: u32) -> Vec<u32> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        if let Some(parent) = stat(pid).and_then(|fields| fields.get(1)?.parse().ok()) {
+        if let Some(parent) = parent(pid) {
             children.entry(parent).or_default().push(pid);
         }
     }
@@ -220,7 +230,7 @@ pub fn wait_for_http(port: u16, path: &str, limit: Duration, alive: impl Fn() ->
 }
 
 fn http_ok(port: u16, path: &str) -> Result<bool> {
-    use std::io::{Read, Write};
+    use std::io::Write;
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;

@@ -10,12 +10,12 @@ mod definition;
 mod fuzz;
 mod in_process;
 mod lanes;
-#[cfg(test)]
-mod linear;
 mod postgres;
 mod report;
 mod suite;
 mod target;
+#[cfg(test)]
+mod tests;
 mod undo;
 mod wire;
 
