@@ -159,6 +159,37 @@ async fn child_that_follows() {
     let _ = tokio::time::timeout(PATIENCE, running.ended()).await;
 }
 
+/// A cluster of its own, so that nothing at all happens in it: the server's questions are then the only sign of life.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_stream_stays_open() {
+    let postgres = Postgres::start(Options::default()).unwrap();
+    let url = postgres.database().unwrap();
+    let sql = "CREATE TABLE t (id int PRIMARY KEY); DO $$ BEGIN
+               EXECUTE format('ALTER DATABASE %I SET wal_sender_timeout = %L', current_database(), '400ms'); END $$";
+    postgres.psql(&url, sql).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = upstream::Config::new(url.clone());
+    let upstream = upstream::start(config, &folder.path().join("replica.db"), Arc::new(|_| {})).await.unwrap();
+    let followed = follow(upstream);
+    // The session that reads the slot, and whether it has outlived what is borne of silence, 0.8 s, several times.
+    let sql = "SELECT pid, reply_time - backend_start > interval '4 s' FROM pg_stat_replication WHERE state = 'streaming'";
+    let begun = Instant::now();
+    let mut first = None;
+    loop {
+        assert!(begun.elapsed() < PATIENCE, "the server hears of us");
+        let row = postgres.psql(&url, sql).unwrap();
+        let Some((pid, old)) = row.trim().split_once('|') else {
+            assert!(first.is_none(), "the stream was given up");
+            continue;
+        };
+        assert_eq!(first.get_or_insert_with(|| pid.to_owned()), pid, "the stream was opened anew");
+        if old == "t" {
+            break;
+        }
+    }
+    followed.running.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_shuts_down_does_not_wait_for_us() {
     let mut postgres = Postgres::start(Options::default()).unwrap();

@@ -24,6 +24,11 @@ const MESSAGES_WAITING: usize = 1024;
 /// `wal_sender_timeout` (60 s by default), after which the server would ask or give up.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long the connection waits for the server before it reports by itself, unless the caller bounds the silence. A report
+/// that nobody asked for keeps the server from asking, and its question is the only sign of life of a database in which
+/// nothing happens: so the server, which asks after half its `wal_sender_timeout`, goes first.
+const LONG_SILENCE: Duration = Duration::from_secs(86_400);
+
 /// How long the last acknowledgement may take when the stream is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -92,7 +97,8 @@ pub(crate) struct PostgresSource {
 }
 
 impl PostgresSource {
-    /// Opens the slot after `start`: the position after the last commit that the replica has.
+    /// Opens the slot after `start`: the position after the last commit that the replica has. `silence` is how long the
+    /// caller bears to hear nothing.
     ///
     /// # Errors
     /// [`Error::ResetRequired`] when the server has given the slot up, [`Error::Stream`] otherwise.
@@ -101,10 +107,11 @@ impl PostgresSource {
         slot: &str,
         publications: &[String],
         start: u64,
+        silence: Option<Duration>,
     ) -> Result<PostgresSource, Error> {
         let mut tries = 0;
         loop {
-            let opening = tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, slot, publications, start));
+            let opening = tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, slot, publications, start, silence));
             let opened = opening.await.unwrap_or_else(|_| {
                 Err(Error::Stream {
                     context: "open the replication stream".to_owned(),
@@ -133,6 +140,7 @@ impl PostgresSource {
         slot: &str,
         publications: &[String],
         start: u64,
+        silence: Option<Duration>,
     ) -> Result<PostgresSource, Error> {
         let context = "open the replication stream";
         let mut config = target.replication_config("replicator").await?;
@@ -140,7 +148,7 @@ impl PostgresSource {
         // In quotes: the server folds bare names to lower case.
         config.publication = Publication::from(publications.iter().map(|name| ident(name)).collect::<Vec<_>>());
         config = config.with_start_lsn(Lsn(start)).with_status_interval(STATUS_INTERVAL);
-        config = config.with_buffer_size(MESSAGES_WAITING);
+        config = config.with_buffer_size(MESSAGES_WAITING).with_wakeup_interval(silence.unwrap_or(LONG_SILENCE));
         let mut client =
             ReplicationClient::connect_gated(config).await.map_err(|error| stream_error(context, &error))?;
         client.simple_query(VALUE_SETTINGS).await.map_err(|error| stream_error(context, &error))?;
