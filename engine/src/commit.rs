@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use indexmap::IndexMap;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use zql_spec::value::Value;
 
@@ -46,8 +47,9 @@ pub struct RowChange {
 /// The changed rows of one table, by the replica's own row key.
 #[derive(Clone, Debug, Default)]
 pub struct TableDelta {
-    /// Changes by key. A change of key is a delete and an insert.
-    pub rows: FxHashMap<Key, RowChange>,
+    /// Changes by key, in the order in which they were written: whoever takes all of a large commit reads its images one
+    /// after the other from memory. A change of key is a delete and an insert.
+    pub rows: IndexMap<Key, RowChange, FxBuildHasher>,
 }
 
 /// All changes from one version to another.
@@ -101,7 +103,7 @@ impl Commit {
 impl TableDelta {
     /// Adds a later change of a row.
     pub fn add(&mut self, key: Key, change: RowChange) {
-        use std::collections::hash_map::Entry;
+        use indexmap::map::Entry;
         match self.rows.entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert(change);
@@ -110,7 +112,7 @@ impl TableDelta {
                 entry.get_mut().new = change.new;
                 let merged = entry.get();
                 if merged.old.is_none() && merged.new.is_none() {
-                    entry.remove();
+                    entry.swap_remove();
                 }
             }
         }

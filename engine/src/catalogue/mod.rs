@@ -221,10 +221,10 @@ impl Catalogue {
             let changed = delta.rows.len();
             // Graphs that test every row; those that are told by value cost nothing for others.
             let tested: FxHashSet<GraphId> = routes.unanchored().map(|interest| interest.graph).collect();
-            // By graph the last sampled row that it sees, and how many it sees. The order of a hash table is as good
-            // as chance.
+            // By graph the last sampled row that it sees, and how many it sees. Rows far apart, because those that were
+            // written one after the other are often alike.
             let mut seen: FxHashMap<GraphId, (usize, usize)> = tested.iter().map(|&id| (id, (0, 0))).collect();
-            for (change, row) in delta.rows.values().take(SAMPLE).zip(1..) {
+            for (change, row) in delta.rows.values().step_by(changed.div_ceil(SAMPLE)).zip(1..) {
                 let interests = routes.buckets(change).flat_map(Bucket::interests);
                 for interest in interests.filter(|interest| self.sees(interest, change)) {
                     let (last, count) = seen.entry(interest.graph).or_default();
@@ -234,7 +234,8 @@ impl Catalogue {
             for (id, (_, seen)) in seen {
                 let Some(entry) = self.graphs.get(&id) else { continue };
                 let testing = if tested.contains(&id) { TEST_TIME * changed as u32 } else { Duration::ZERO };
-                let rows = if seen < SAMPLE_MIN { 0 } else { changed * seen / SAMPLE };
+                let sampled = changed.div_ceil(changed.div_ceil(SAMPLE));
+                let rows = if seen < SAMPLE_MIN { 0 } else { changed * seen / sampled };
                 *taking.entry(id).or_default() += testing + entry.pace.of(rows);
             }
         }
@@ -255,7 +256,7 @@ impl Catalogue {
     fn route<'c>(&self, commit: &'c Commit, read: &mut dyn Read) -> Vec<(GraphId, Seen<'c>)> {
         let mut touched: FxHashMap<GraphId, Seen<'c>> = FxHashMap::default();
         for (table, delta) in &commit.tables {
-            let Some(routes) = self.routes.get(table) else { continue };
+            let Some(routes) = self.routes.get(table).filter(|routes| !routes.is_empty()) else { continue };
             for change in delta.rows.values() {
                 let mut tell = |interest: &Interest| {
                     let seen = touched.entry(interest.graph).or_default();
@@ -392,7 +393,7 @@ const LIFTED_PER_ENTRY: usize = 4;
 /// Rows of a commit from which on it is asked whether hydrating again takes less than taking them.
 const LARGE_ROWS: usize = 1_000;
 
-/// Rows of a large commit that tell how many of it a graph sees.
+/// Rows of a large commit, at most, that tell how many of it a graph sees.
 const SAMPLE: usize = 64;
 
 /// Sampled rows that a graph must see for their share to mean something. Fewer may be the only ones that it sees; whether

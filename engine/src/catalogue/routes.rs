@@ -306,11 +306,12 @@ impl TableRoutes {
     /// The interests in a change by the values of its images.
     pub(super) fn buckets<'a>(&'a self, change: &'a RowChange) -> impl Iterator<Item = &'a Bucket> {
         self.indexes.iter().flat_map(move |index| {
-            let values = |row| Packed::columns(row, &index.columns);
-            let old = change.old.as_deref().map(values);
-            let new = change.new.as_deref().map(values).filter(|new| old.as_ref() != Some(new));
-            let found = |values: Option<Packed>| values.and_then(|values| index.values.get(&values));
-            [found(old), found(new)].into_iter().flatten()
+            let (old, new) = (change.old.as_deref(), change.new.as_deref());
+            let same = |new: &&StoredRow| {
+                old.is_some_and(|old| index.columns.iter().all(|&column| old.values[column] == new.values[column]))
+            };
+            let found = |row: Option<&StoredRow>| index.values.get(&Packed::columns(row?, &index.columns));
+            [found(old), found(new.filter(|new| !same(new)))].into_iter().flatten()
         })
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 use zql_spec::schema::Table;
 
-use super::changes::{Change, Changes};
+use super::changes::{Changes, TableChanges};
 use super::edit::Edit;
 use super::filter::Probes;
 use super::packed::Packed;
@@ -44,7 +44,7 @@ pub(super) struct Advance<'a> {
     pub(super) plan: &'a Plan,
     pub(super) nodes: &'a [NodeState],
     pub(super) read: &'a mut dyn Read,
-    pub(super) changes: &'a Changes,
+    pub(super) changes: &'a Changes<'a>,
     /// By EXISTS node: values of the parent's columns for which its truth may have changed.
     pub(super) touched: Vec<FxHashSet<Packed>>,
     /// By node: rows whose EXISTS were touched and that pass its simple filter, at the new version.
@@ -62,7 +62,7 @@ impl<'a> Advance<'a> {
         query: &'a Query,
         plan: &'a Plan,
         nodes: &'a [NodeState],
-        changes: &'a Changes,
+        changes: &'a Changes<'a>,
         read: &'a mut dyn Read,
         reads_allowed: usize,
     ) -> Self {
@@ -104,7 +104,7 @@ impl<'a> Advance<'a> {
     }
 
     /// The changed rows of a node's table.
-    pub(super) fn changed(&self, node: NodeId) -> &'a FxHashMap<Packed, Change> {
+    pub(super) fn changed(&self, node: NodeId) -> &'a TableChanges<'a> {
         &self.changes.tables[self.plan.nodes[node].table]
     }
 
@@ -173,7 +173,7 @@ impl<'a> Advance<'a> {
         let plan = &self.plan.tables[table];
         let change = self.changes.tables[table].get(key);
         let old = match change {
-            Some(change) => change.old.as_ref(),
+            Some(change) => change.old,
             None => sum.image,
         };
         let before = match plan.synced[..] {
@@ -191,7 +191,7 @@ impl<'a> Advance<'a> {
         }
         let send = after > 0 && (before == 0 || edited);
         let new = match change {
-            Some(change) => change.new.as_ref(),
+            Some(change) => change.new,
             None => sum.image,
         };
         let definition = plan.definition(self.query);

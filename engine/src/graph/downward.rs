@@ -132,7 +132,7 @@ impl Advance<'_> {
         let Some(group) = self.nodes[id].groups.get(group) else { return };
         let changed = self.changed(id);
         for key in group.members.keys() {
-            let old = changed.get(&key).and_then(|change| change.old.clone());
+            let old = changed.get(&key).and_then(|change| change.old.map(Arc::clone));
             transitions.left.push((key, old));
         }
     }
@@ -196,8 +196,8 @@ impl Advance<'_> {
             let group = NodeState::group_of(node, row).filter(|group| self.goes_on(id, group, closed))?;
             Some((group, Arc::clone(row)))
         };
-        for (key, change) in self.changed(id) {
-            if let (Some(before), Some(after)) = (&change.old, &change.new)
+        for (key, change) in self.changed(id).iter() {
+            if let (Some(before), Some(after)) = (change.old, change.new)
                 && !lifted.contains_key(key)
                 && relevant.iter().all(|&column| before.values[column] == after.values[column])
             {
@@ -208,8 +208,8 @@ impl Advance<'_> {
                 }
                 continue;
             }
-            let old = change.old.as_ref().and_then(group_of);
-            let new = change.new.as_ref().and_then(group_of);
+            let old = change.old.and_then(group_of);
+            let new = change.new.and_then(group_of);
             let is_member = |(group, row): &(Packed, Arc<StoredRow>)| {
                 state.groups.get(group).is_some_and(|group| group.members.contains(node, key, row))
             };
@@ -217,7 +217,7 @@ impl Advance<'_> {
             self.candidate(id, key, old, new, &mut candidates);
         }
         for (key, row) in lifted {
-            if self.changed(id).contains_key(key) {
+            if self.changed(id).contains(key) {
                 continue;
             }
             let Some((group, row)) = group_of(row) else { continue };
@@ -302,8 +302,8 @@ impl Advance<'_> {
     fn keep_all(&mut self, id: NodeId, candidates: Vec<Candidate>, transitions: &mut Transitions) {
         #[derive(Default)]
         struct SetEdit {
-            remove: FxHashSet<Packed>,
-            insert: FxHashSet<Packed>,
+            remove: Vec<Packed>,
+            insert: Vec<Packed>,
         }
         let mut edits: FxHashMap<Packed, SetEdit> = FxHashMap::default();
         for Candidate { key, old, new, .. } in candidates {
@@ -315,11 +315,11 @@ impl Advance<'_> {
                 }
                 (old, new) => {
                     if let Some((group, row)) = old {
-                        edits.entry(group).or_default().remove.insert(key.clone());
+                        edits.entry(group).or_default().remove.push(key.clone());
                         transitions.left.push((key.clone(), Some(row)));
                     }
                     if let Some((group, row)) = new {
-                        edits.entry(group).or_default().insert.insert(key.clone());
+                        edits.entry(group).or_default().insert.push(key.clone());
                         transitions.entered.push((key, row));
                     }
                 }
@@ -432,7 +432,7 @@ impl Advance<'_> {
         for (index, (key, image)) in transitions.left.iter_mut().enumerate().filter(|(_, (_, image))| image.is_none()) {
             match changed.get(key) {
                 Some(change) => {
-                    *image = change.old.clone();
+                    *image = change.old.map(Arc::clone);
                     pushed_out.insert(key.clone());
                 }
                 None => missing.push(index),

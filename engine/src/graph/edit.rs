@@ -1,7 +1,5 @@
 //! The edits of a state that an advance has computed. Applying them cannot fail.
 
-use rustc_hash::FxHashSet;
-
 use super::packed::Packed;
 use super::state::{Group, Members, NodeState};
 use crate::query::NodeId;
@@ -15,7 +13,7 @@ pub(super) enum Edit {
     /// A group that is not active any more.
     Close { node: NodeId, group: Packed },
     /// Rows that left and came to a group that keeps all.
-    Set { node: NodeId, group: Packed, remove: FxHashSet<Packed>, insert: FxHashSet<Packed> },
+    Set { node: NodeId, group: Packed, remove: Vec<Packed>, insert: Vec<Packed> },
     /// Places that became free in a window, and rows with their new places.
     Window { node: NodeId, group: Packed, remove: Vec<Packed>, insert: Vec<(Packed, Packed)> },
     /// The witnesses of a group.

@@ -206,7 +206,7 @@ impl Graph {
     fn take(
         &mut self,
         version: &Version,
-        changes: &Changes,
+        changes: &Changes<'_>,
         read: &mut dyn Read,
     ) -> Result<(QueryDelta, Vec<Activation>), AdvanceError> {
         if changes.is_empty() {

@@ -81,8 +81,8 @@ impl Advance<'_> {
         let node = self.node(id);
         let (Role::Exists, Some(edge)) = (node.role, &node.edge) else { return };
         let mut touched = std::mem::take(&mut self.touched[id]);
-        for change in self.changed(id).values() {
-            for row in contributions(self.query, self.plan, id, change.old.as_ref(), change.new.as_ref()) {
+        for (_, change) in self.changed(id).iter() {
+            for row in contributions(self.query, self.plan, id, change.old, change.new) {
                 touched.extend(Packed::joining(row, &edge.child_columns));
             }
         }
@@ -101,7 +101,7 @@ impl Advance<'_> {
             return false;
         }
         let changed = self.changed(id);
-        group.members.keys().any(|member| !changed.contains_key(&member))
+        group.members.keys().any(|member| !changed.contains(&member))
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use indexmap::IndexMap;
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use zql_spec::schema::Table;
 
 use crate::commit::{Commit, RowChange, StoredRow, TableDelta, Version};
@@ -20,7 +21,7 @@ type Image = Option<Arc<StoredRow>>;
 #[derive(Default)]
 struct Rows {
     table: Option<Arc<Table>>,
-    by_rowid: FxHashMap<i64, (Image, Image)>,
+    by_rowid: IndexMap<i64, (Image, Image), FxBuildHasher>,
 }
 
 /// The changes of a transaction so far.
