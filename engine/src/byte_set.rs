@@ -26,6 +26,32 @@ pub struct ByteSet {
     garbage: usize,
 }
 
+/// Tells which strings of a set were met: a bit for each place of the table.
+#[derive(Debug)]
+pub struct Meeting<'s> {
+    set: &'s ByteSet,
+    met: Vec<u64>,
+}
+
+impl Meeting<'_> {
+    /// Whether a string is in the set, and notes that it was met.
+    pub fn meets(&mut self, bytes: &[u8]) -> bool {
+        let chunks = &self.set.chunks;
+        let found = self.set.places.find_bucket_index(hash(bytes), |&place| read(chunks, place) == bytes);
+        if let Some(bucket) = found {
+            self.met[bucket / 64] |= 1 << (bucket % 64);
+        }
+        found.is_some()
+    }
+
+    /// The strings that were not met, in no order.
+    pub fn others(&self) -> impl Iterator<Item = &[u8]> {
+        let buckets =
+            (0..self.set.places.num_buckets()).filter(|bucket| self.met[bucket / 64] >> (bucket % 64) & 1 == 0);
+        buckets.filter_map(|bucket| self.set.places.get_bucket(bucket)).map(|&place| read(&self.set.chunks, place))
+    }
+}
+
 fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
     hasher.write(bytes);
@@ -75,6 +101,11 @@ impl ByteSet {
             *self = compact;
         }
         true
+    }
+
+    /// To find out which strings are among others.
+    pub fn meeting(&self) -> Meeting<'_> {
+        Meeting { set: self, met: vec![0; self.places.num_buckets().div_ceil(64)] }
     }
 
     /// The strings, in no order.
@@ -159,6 +190,22 @@ mod tests {
         assert_eq!(set.iter().map(<[u8]>::to_vec).collect::<HashSet<_>>(), model);
         assert!(model.iter().all(|bytes| set.contains(bytes)));
         assert!(set.used <= 3 * model.iter().map(Vec::len).sum::<usize>() + 4 * CHUNK_BYTES, "holes are given back");
+    }
+
+    #[test]
+    fn what_was_not_met_is_told() {
+        for count in [0, 1, 3, 100, 5_000] {
+            let mut set = ByteSet::default();
+            (0..count).for_each(|number| assert!(set.insert(format!("key {number}").as_bytes())));
+            let mut meeting = set.meeting();
+            for number in (0..2 * count).step_by(3) {
+                assert_eq!(meeting.meets(format!("key {number}").as_bytes()), number < count);
+            }
+            let others: HashSet<&[u8]> = meeting.others().collect();
+            assert_eq!(others.len(), meeting.others().count(), "each is told once");
+            let expected: Vec<_> = (0..count).filter(|number| number % 3 != 0).map(|n| format!("key {n}")).collect();
+            assert_eq!(others, expected.iter().map(String::as_bytes).collect());
+        }
     }
 
     #[test]

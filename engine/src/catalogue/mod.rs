@@ -74,12 +74,7 @@ impl Entry {
             Err(AdvanceError::HydrateInstead)
         });
         if let (Some(begin), Some(end), true) = (begin, read.clock(), outcome.is_ok() && seen.len() >= LARGE_ROWS) {
-            let time = end.saturating_sub(begin);
-            self.pace.took(time, seen.len());
-            // Where the two are near each other, what hydrating takes is found out anew now and then.
-            if time * 4 > self.graph.rehydration_time() {
-                self.graph.doubt_hydration_time();
-            }
+            self.pace.took(end.saturating_sub(begin), seen.len());
         }
         outcome
     }
@@ -241,11 +236,13 @@ impl Catalogue {
         }
         let mut dear = Vec::new();
         for (id, taking) in taking {
-            if let Some(entry) = self.graphs.get_mut(&id)
-                && entry.is_dear(taking)
-            {
+            let Some(entry) = self.graphs.get_mut(&id) else { continue };
+            if entry.is_dear(taking) {
                 entry.set_aside(id, &mut self.routes);
                 dear.push(id);
+            } else if taking * 4 > entry.graph.rehydration_time() {
+                // Where the two are near each other, what hydrating takes is found out anew now and then.
+                entry.graph.doubt_hydration_time();
             }
         }
         dear.sort_unstable();

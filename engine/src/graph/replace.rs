@@ -5,22 +5,23 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::packed::Packed;
 use super::plan::{Keeps, TablePlan};
 use super::read::Read;
 use super::state::Members;
 use super::{AdvanceError, AnswerRow, DeltaComposer, Graph, QueryDelta, RowDelta, hydrated_rows};
-use crate::commit::Commit;
+use crate::byte_set::{ByteSet, Meeting};
+use crate::commit::{Commit, Key};
 use crate::hydration::Hydration;
 
-/// The rows of one table that an answer had.
+/// The rows of one table that an answer had, and which of them it still has.
 enum Before<'a> {
     /// Only the root reads the table and keeps all that pass: its state is the list.
-    Root(&'a Members),
-    /// By how many nodes each row is held.
-    Counts(FxHashMap<Packed, u32>),
+    Root(Meeting<'a>),
+    /// By how many nodes each row is held, and whether it was met.
+    Counts(FxHashMap<Packed, (u32, bool)>),
 }
 
 impl Graph {
@@ -33,7 +34,7 @@ impl Graph {
 
     /// Becomes `next`, which a hydration of the same query led to that gave these rows, and tells the difference.
     pub fn replaced(&mut self, next: Graph, rows: Vec<AnswerRow>) -> QueryDelta {
-        let changes = self.differences(&next, rows);
+        let changes = self.differences(rows);
         self.become_next(next);
         QueryDelta { version: Arc::clone(&self.version), changes }
     }
@@ -56,7 +57,7 @@ impl Graph {
     ) -> Result<QueryDelta, AdvanceError> {
         let Some((commit, read)) = since else { return Ok(self.replaced(next, rows)) };
         // Told apart before `next` moves on, which may fail: then nothing is replaced.
-        let first = QueryDelta { version: Arc::clone(&next.version), changes: self.differences(&next, rows) };
+        let first = QueryDelta { version: Arc::clone(&next.version), changes: self.differences(rows) };
         let mut next = next;
         let advanced = next.advance(commit, read)?;
         self.become_next(next);
@@ -65,18 +66,25 @@ impl Graph {
         Ok(delta.finish())
     }
 
-    fn root_members(&self, table: &TablePlan) -> Option<&Members> {
+    /// The state of the root if that is the list of a table's rows.
+    fn root_rows(&self, table: &TablePlan) -> Option<&ByteSet> {
         let alone = table.synced[..] == [0] && self.plan.nodes[0].keeps == Keeps::All;
-        self.nodes[0].groups.get(&Packed::default()).filter(|_| alone).map(|group| &group.members)
+        let root = self.nodes[0].groups.get(&Packed::default()).filter(|_| alone)?;
+        match &root.members {
+            Members::Many(rows) => Some(rows),
+            Members::Few(_) | Members::Window(_) => None,
+        }
     }
 
-    fn differences(&self, next: &Graph, rows: Vec<AnswerRow>) -> Vec<RowDelta> {
-        let before = self.plan.tables.iter().map(|table| match self.root_members(table) {
-            Some(members) => Before::Root(members),
-            None => Before::Counts(self.counts_of(table)),
+    fn differences(&self, rows: Vec<AnswerRow>) -> Vec<RowDelta> {
+        let before = self.plan.tables.iter().map(|table| match self.root_rows(table) {
+            Some(rows) => Before::Root(rows.meeting()),
+            None => {
+                let counts = self.counts_of(table).into_iter();
+                Before::Counts(counts.map(|(key, count)| (key, (count, false))).collect())
+            }
         });
-        let before: Vec<Before<'_>> = before.collect();
-        let mut after: Vec<FxHashSet<Packed>> = vec![FxHashSet::default(); before.len()];
+        let mut before: Vec<Before<'_>> = before.collect();
         let mut changes = Vec::with_capacity(rows.len());
         let mut table = 0;
         for AnswerRow { table: name, key, count, row } in rows {
@@ -86,34 +94,29 @@ impl Graph {
                 table = found;
             }
             let packed = Packed::of(&key);
-            let was = match &before[table] {
-                Before::Root(members) => u32::from(members.has(&packed)),
-                Before::Counts(counts) => counts.get(&packed).copied().unwrap_or(0),
+            let was = match &mut before[table] {
+                Before::Root(rows) => u32::from(rows.meets(packed.bytes())),
+                Before::Counts(counts) => counts.get_mut(&packed).map_or(0, |(count, met)| {
+                    *met = true;
+                    *count
+                }),
             };
-            if let Before::Counts(_) = &before[table] {
-                after[table].insert(packed);
-            }
             // Contents are not kept: a row that was written since the graph's version may have changed.
             let send = was == 0 || row.version > self.version;
             if was != count || send {
                 changes.push(RowDelta { table: name, key, before: was, after: count, row: send.then_some(row) });
             }
         }
-        for (table, before) in before.into_iter().enumerate() {
-            let plan = &self.plan.tables[table];
-            let mut gone = |key: Packed, was: u32| {
-                let name = Arc::clone(&plan.definition(&self.query).name);
-                changes.push(RowDelta { table: name, key: key.unpack(), before: was, after: 0, row: None });
-            };
+        for (before, plan) in before.into_iter().zip(&self.plan.tables) {
+            let name = &plan.definition(&self.query).name;
+            let gone = |key: Key, was| RowDelta { table: Arc::clone(name), key, before: was, after: 0, row: None };
             match before {
-                Before::Root(members) => {
-                    let now = next.root_members(plan);
-                    let left = members.keys().filter(|key| !now.is_some_and(|members| members.has(key)));
-                    left.for_each(|key| gone(key, 1));
+                Before::Root(rows) => {
+                    changes.extend(rows.others().map(|key| gone(Packed::from_bytes(key).unpack(), 1)))
                 }
                 Before::Counts(counts) => {
-                    let left = counts.into_iter().filter(|(key, _)| !after[table].contains(key));
-                    left.for_each(|(key, was)| gone(key, was));
+                    let left = counts.into_iter().filter(|(_, (_, met))| !met);
+                    changes.extend(left.map(|(key, (was, _))| gone(key.unpack(), was)));
                 }
             }
         }

@@ -119,15 +119,6 @@ impl Members {
         }
     }
 
-    /// Whether a group that is no window has a row.
-    pub(super) fn has(&self, key: &Packed) -> bool {
-        match self {
-            Members::Few(keys) => keys.contains(key.bytes()),
-            Members::Many(keys) => keys.contains(key.bytes()),
-            Members::Window(window) => window.values().any(|other| other == key),
-        }
-    }
-
     /// Whether a row is a member, by its key and its image of the time.
     pub(super) fn contains(&self, node: &Node, key: &Packed, row: &StoredRow) -> bool {
         match self {

@@ -172,7 +172,8 @@ async fn an_idle_stream_stays_open() {
     let upstream = upstream::start(config, &folder.path().join("replica.db"), Arc::new(|_| {})).await.unwrap();
     let followed = follow(upstream);
     // The session that reads the slot, and whether it has outlived what is borne of silence, 0.8 s, several times.
-    let sql = "SELECT pid, reply_time - backend_start > interval '4 s' FROM pg_stat_replication WHERE state = 'streaming'";
+    let sql =
+        "SELECT pid, reply_time - backend_start > interval '4 s' FROM pg_stat_replication WHERE state = 'streaming'";
     let begun = Instant::now();
     let mut first = None;
     loop {

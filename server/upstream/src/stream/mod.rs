@@ -277,7 +277,8 @@ impl Follower {
             }
             slots::take(&client, &upstream.names, &upstream.slot, &self.context).await?;
             let source =
-                PostgresSource::open(&upstream.target, &upstream.slot, &upstream.shard.publications, start, timeout).await?;
+                PostgresSource::open(&upstream.target, &upstream.slot, &upstream.shard.publications, start, timeout)
+                    .await?;
             Ok::<_, Error>((source, timeout))
         });
         let (source, timeout) = opened?;

@@ -111,7 +111,8 @@ impl PostgresSource {
     ) -> Result<PostgresSource, Error> {
         let mut tries = 0;
         loop {
-            let opening = tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, slot, publications, start, silence));
+            let opening =
+                tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, slot, publications, start, silence));
             let opened = opening.await.unwrap_or_else(|_| {
                 Err(Error::Stream {
                     context: "open the replication stream".to_owned(),
