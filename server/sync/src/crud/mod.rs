@@ -99,6 +99,8 @@ enum Fault {
     Failed(String),
     /// The database is away; why.
     Away(String),
+    /// The deployed permissions cannot be read now.
+    Unjudged,
 }
 
 impl From<tokio_postgres::Error> for Fault {
@@ -191,11 +193,12 @@ impl Crud {
         let client = &*mutation.client_id;
         let number = Numbered { group, client, id };
         let done = match live::current(&self.permissions).await {
-            Ok(permissions) => {
+            Some(Ok(permissions)) => {
                 let work = Work { arguments: &arguments, permissions: &permissions, claims };
                 self.done(pool, number, Some(&work)).await
             }
-            Err(error) => Err(Fault::Failed(format!("Error: {error}"))),
+            Some(Err(error)) => Err(Fault::Failed(format!("Error: {error}"))),
+            None => Err(Fault::Unjudged),
         };
         let failed = match done {
             Ok(()) | Err(Fault::AlreadyProcessed) => return Ok(()),
@@ -367,6 +370,7 @@ fn told(fault: Fault, number: Numbered<'_>) -> Box<ErrorBody> {
         }
         // Nothing is lost: the client has its mutations and sends them again when it is back.
         Fault::Away(message) => ErrorBody::rehome(format!("The source database failed: {message}"), false),
+        Fault::Unjudged => ErrorBody::rehome("The deployed permissions cannot be read", false),
         Fault::Collision => ErrorBody::rehome("The mutation collides with others", false),
         Fault::Failed(message) => ErrorBody::new(ErrorKind::Internal, message),
         Fault::Denied | Fault::AlreadyProcessed => ErrorBody::new(ErrorKind::Internal, "the mutation was not done"),

@@ -117,7 +117,8 @@ async fn permitted(
     claims: Option<&Json>,
     options: AnalyzeOptions,
 ) -> Result<Analysis, String> {
-    let permissions = live::current(&services.permissions).await.map_err(|error| error.to_string())?;
+    let deployed = live::current(&services.permissions).await.ok_or("the deployed permissions cannot be read now")?;
+    let permissions = deployed.map_err(|error| error.to_string())?;
     let permitted = *permissions != Permissions::default();
     let mut warnings = Vec::new();
     if permitted {

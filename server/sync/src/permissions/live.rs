@@ -22,18 +22,21 @@ use super::Permissions;
 /// How soon a subscription that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is deployed, or why it cannot be read.
+/// How long somebody waits for permissions that cannot be read now: a few tries, and less than a client is patient with a
+/// server that does not answer.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// What is deployed, or why nobody can make sense of it.
 pub(crate) type Deployed = Result<Arc<Permissions>, Arc<str>>;
 
-/// What is deployed, now and later. Absent until it was read for the first time.
+/// What is deployed, now and later. Absent until it was read, and while it cannot be.
 pub(crate) type Live = watch::Receiver<Option<Deployed>>;
 
-/// Waits for what is deployed.
-pub(crate) async fn current(live: &Live) -> Deployed {
+/// Waits for what is deployed; nothing if it cannot be read now.
+pub(crate) async fn current(live: &Live) -> Option<Deployed> {
     let mut live = live.clone();
-    let known = live.wait_for(Option::is_some).await;
-    let stopping = || Err("the server is stopping".into());
-    known.ok().and_then(|deployed| deployed.clone()).unwrap_or_else(stopping)
+    let known = tokio::time::timeout(WAIT, live.wait_for(Option::is_some)).await;
+    known.ok()?.ok()?.clone()
 }
 
 /// The query of the table of permissions, and the position of the column that holds the document.
@@ -124,7 +127,8 @@ impl Follower {
                 Event::Pinned { .. } => {}
                 Event::HydrateFailed { error, .. } => {
                     tracing::error!(%error, "the deployed permissions cannot be read");
-                    self.sender.send_replace(Some(Err(error.to_string().into())));
+                    // Nobody is to be judged by what may have been replaced meanwhile.
+                    self.sender.send_replace(None);
                     tokio::time::sleep(RETRY).await;
                     self.subscribe();
                 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use engine::hydration::HydrateError;
 use protocol_client::{Connection, Event, Hello, Identity, hash_of};
 use serde_json::{Value, json};
 use zql_spec::protocol::downstream::RowOp;
@@ -401,4 +402,23 @@ async fn who_mutates_too_much_has_to_wait() {
     let (other, mut connection) = join(&server).await;
     send(&mut connection, push(&other, 1, &[json!([])])).await;
     acknowledged(&mut connection, &other, 1.0).await;
+}
+
+/// What is pushed while nobody can say what is permitted waits until somebody can: a mutation that is acknowledged without
+/// being done is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_that_cannot_be_read_for_a_moment() {
+    let server = Server::start(&schema()).await;
+    server.permit(&json!({ "issue": { "row": everything() } })).await;
+    let (identity, mut connection) = join(&server).await;
+    server.hydrator.fail("zero.permissions", [HydrateError::Expired, HydrateError::Expired]);
+    // Every query is subscribed anew.
+    server.sql("ALTER TABLE marker ADD COLUMN extra int; UPDATE marker SET extra = 1");
+    // That it failed once is known to all when it fails again.
+    server.hydrator.arrival().await;
+    server.hydrator.arrival().await;
+    let made = json!([op("insert", "issue", &json!({ "id": "i3", "title": "made", "open": true }))]);
+    send(&mut connection, push(&identity, 1, &[made])).await;
+    acknowledged(&mut connection, &identity, 1.0).await;
+    assert_eq!(server.sql("SELECT count(*) FROM issue WHERE title = 'made'"), "1");
 }

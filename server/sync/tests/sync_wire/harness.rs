@@ -1,6 +1,6 @@
 //! A server over a database of its own, an API server that answers what it is told, and clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,6 +51,7 @@ pub(crate) struct Server {
     pub(crate) commits: watch::Receiver<usize>,
     replica: Arc<Replica>,
     views: Arc<views::Views>,
+    pub(crate) hydrator: Arc<Plain>,
     stream: Option<upstream::Running>,
     store: cvr_store::Store,
     stop: Option<oneshot::Sender<()>>,
@@ -75,6 +76,10 @@ pub(crate) struct Api {
     pub(crate) refused: Mutex<Vec<String>>,
     /// Calls wait while somebody holds it closed.
     pub(crate) door: RwLock<()>,
+    /// The token whose calls alone wait at the door; without one all do.
+    pub(crate) held: Mutex<Option<String>>,
+    /// All tokens that were seen.
+    pub(crate) tokens: Mutex<BTreeSet<String>>,
     /// A permit for each call that nobody waited for yet.
     arrived: Semaphore,
 }
@@ -90,6 +95,8 @@ impl Default for Api {
             seen: Mutex::default(),
             refused: Mutex::default(),
             door: RwLock::default(),
+            held: Mutex::default(),
+            tokens: Mutex::default(),
             arrived: Semaphore::new(0),
         }
     }
@@ -131,8 +138,9 @@ impl Server {
         .await
         .expect("a replica");
         let replica = Arc::clone(upstream.replica());
-        let views =
-            views::Views::start(Arc::clone(&replica), Arc::new(Plain), views::Options::default()).expect("threads");
+        let hydrator = Arc::<Plain>::default();
+        let answers = Arc::clone(&hydrator);
+        let views = views::Views::start(Arc::clone(&replica), answers, views::Options::default()).expect("threads");
         let views = Arc::new(views);
         let notified = Arc::clone(&views);
         let (counter, commits) = watch::channel(0);
@@ -143,17 +151,19 @@ impl Server {
                 counter.send_modify(|commits| *commits += usize::from(rows > 0));
             })
             .expect("a stream");
-        Server { stream: Some(stream), ..Server::serve((replica, views, commits), database, folder, api, pairs).await }
+        let shared = (replica, views, hydrator, commits);
+        Server { stream: Some(stream), ..Server::serve(shared, database, folder, api, pairs).await }
     }
 
     /// Another server of this deployment: on the same replica and records, with groups of its own.
     pub(crate) async fn beside(&self) -> Server {
-        let shared = (Arc::clone(&self.replica), Arc::clone(&self.views), self.commits.clone());
+        let (replica, views) = (Arc::clone(&self.replica), Arc::clone(&self.views));
+        let shared = (replica, views, Arc::clone(&self.hydrator), self.commits.clone());
         Server::serve(shared, self.database.clone(), Arc::clone(&self.folder), Arc::clone(&self.api), &[]).await
     }
 
     async fn serve(
-        (replica, views, commits): (Arc<Replica>, Arc<views::Views>, watch::Receiver<usize>),
+        (replica, views, hydrator, commits): (Arc<Replica>, Arc<views::Views>, Arc<Plain>, watch::Receiver<usize>),
         database: String,
         folder: Arc<tempfile::TempDir>,
         api: Arc<Api>,
@@ -181,7 +191,8 @@ impl Server {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let (stop, stopped) = oneshot::channel();
         tokio::spawn(sync::http::serve(Arc::clone(&hub), listener, stopped.map(|_| ())));
-        Server { url, database, hub, api, commits, replica, views, stream: None, store, stop: Some(stop), folder }
+        let (stream, stop) = (None, Some(stop));
+        Server { url, database, hub, api, commits, replica, views, hydrator, stream, store, stop, folder }
     }
 
     /// Stops in order and starts anew over the same database and replica.
@@ -342,9 +353,11 @@ async fn called(api: &Api, body: &Value, token: Option<String>) -> impl warp::Re
         status = 401;
     }
     let queries = body[1].as_array().expect("queries");
+    let waits = api.held.lock().expect("not poisoned").as_ref().is_none_or(|held| *held == token);
+    api.tokens.lock().expect("not poisoned").insert(token.clone());
     api.seen.lock().expect("not poisoned").push((token, queries.len()));
     api.arrived.add_permits(1);
-    let _open = api.door.read().await;
+    let _open = if waits { Some(api.door.read().await) } else { None };
     if status != 0 {
         let status = warp::http::StatusCode::from_u16(status as u16).expect("a status");
         return warp::reply::with_status(warp::reply::json(&json!("no")), status);
