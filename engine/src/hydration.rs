@@ -40,6 +40,21 @@ pub enum HydrateError {
     Internal(String),
 }
 
+impl HydrateError {
+    /// Whether the query or the data is at fault, so that it fails again whenever it is tried.
+    pub fn is_of_query(&self) -> bool {
+        match self {
+            HydrateError::Query(_) => true,
+            // SQLite does not take the statement, mostly because it is too deep or too long. Whatever else it says is of
+            // the file and the machine.
+            HydrateError::Replica(error) => {
+                matches!(error.sqlite_error_code(), Some(rusqlite::ErrorCode::Unknown | rusqlite::ErrorCode::TooBig))
+            }
+            HydrateError::Expired | HydrateError::Cancelled | HydrateError::Internal(_) => false,
+        }
+    }
+}
+
 /// Computes hydrations. `S` is the pinned version to read from.
 pub trait Hydrate<S: ?Sized>: Send + Sync {
     /// Answers a query at the pinned version. Blocking; called from worker threads, concurrently.

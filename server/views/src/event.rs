@@ -56,19 +56,17 @@ pub enum Event {
 /// Why a query could not be answered, to be told to all that asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum HydrateFailure {
-    /// The query or the data is at fault.
+    /// The query or the data is at fault: it fails whenever it is tried.
     #[error("{0}")]
     Query(Arc<str>),
-    /// The server is at fault.
+    /// The server is at fault: it may do better next time.
     #[error("{0}")]
     Internal(Arc<str>),
 }
 
 impl From<HydrateError> for HydrateFailure {
     fn from(error: HydrateError) -> Self {
-        match error {
-            HydrateError::Query(message) => HydrateFailure::Query(message.into()),
-            error => HydrateFailure::Internal(error.to_string().into()),
-        }
+        let message = error.to_string().into();
+        if error.is_of_query() { HydrateFailure::Query(message) } else { HydrateFailure::Internal(message) }
     }
 }

@@ -10,6 +10,7 @@ use engine::commit::Version;
 use engine::graph::{AnswerRow, DeltaComposer, QueryDelta};
 use rustc_hash::FxHashMap;
 use views::{Event, HydrateFailure};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 
 use super::permissions::PERMISSIONS;
 use super::queries::Batch;
@@ -40,14 +41,14 @@ impl Group {
                 self.finish_batches().await
             }
             Event::HydrateFailed { query_id, error } => {
-                let (HydrateFailure::Query(message) | HydrateFailure::Internal(message)) = error;
+                let error = told(&error);
                 if *query_id == *PERMISSIONS {
-                    return Err(Fault::internal(&message));
+                    return Err(Fault::group(error));
                 }
                 self.running.remove(&query_id);
                 let batch = self.hydrating_in(&query_id);
                 let requester = batch.and_then(|batch| batch.requester);
-                self.query_failed(&query_id, requester, &message)?;
+                self.query_failed(&query_id, requester, &error)?;
                 self.finish_batches().await
             }
             Event::Advanced { version, deltas } => {
@@ -137,7 +138,7 @@ impl Group {
     }
 
     /// Whether a query runs or is about to: what expired or was refused and is wanted again by now stays.
-    fn is_asked_for(&self, query_id: &QueryId) -> bool {
+    pub(super) fn is_asked_for(&self, query_id: &QueryId) -> bool {
         let on_the_way = |batch: &Batch| batch.calling.contains(query_id) || batch.unpermitted.contains(query_id);
         self.running.contains_key(query_id) || self.batches.iter().any(on_the_way)
     }
@@ -146,6 +147,16 @@ impl Group {
     /// catch up. Clients are not told anything until it has.
     fn is_behind_record(&self) -> bool {
         self.record.as_ref().is_some_and(|record| *self.head < *record.cvr.version.state.as_str())
+    }
+}
+
+/// What clients are told of a query that could not be answered. What is not the query's fault passes, and they come back.
+fn told(error: &HydrateFailure) -> ErrorBody {
+    match error {
+        HydrateFailure::Query(message) => ErrorBody::new(ErrorKind::Internal, &**message),
+        HydrateFailure::Internal(message) => {
+            ErrorBody::rehome(format!("A query could not be answered: {message}"), false)
+        }
     }
 }
 

@@ -54,9 +54,16 @@ impl Group {
         Ok(())
     }
 
-    /// A client's user is known: from now on the timers run for it.
+    /// The API server answered on behalf of a client: its user is known, unless it is another one.
+    pub(super) fn recognize(&mut self, id: u64, answer: &Answer) -> Result<(), Fault> {
+        self.check_user(id, answer)?;
+        self.validated(id);
+        Ok(())
+    }
+
+    /// A client's user is known: from now on the timers run for it. Whatever showed it spares the next question.
     pub(super) fn validated(&mut self, id: u64) {
-        if self.services.api.is_none() {
+        if self.services.api.is_none() || self.client(id).is_none_or(|client| client.is_joining()) {
             return;
         }
         let auth = &self.services.config.auth;
@@ -89,7 +96,7 @@ impl Group {
         }
         if self.retransform_at.is_some_and(|at| at <= now) {
             self.retransform_at = None;
-            if self.clients.iter().any(|client| !client.is_joining()) {
+            if self.has_speaker() {
                 self.retransform_at = self.services.config.auth.retransform.map(|interval| now + interval);
                 self.retransform().await?;
             }
@@ -99,7 +106,7 @@ impl Group {
 
     /// Transforms all named queries anew, on behalf of the connection that did it last or else of the newest one.
     pub(super) async fn retransform(&mut self) -> Result<(), Fault> {
-        if self.clients.is_empty() || !self.has_named_queries() {
+        if !self.has_speaker() || !self.has_named_queries() {
             return Ok(());
         }
         self.sync_queries(None, Mode::Fresh).await
@@ -129,13 +136,18 @@ impl Group {
             return Ok(());
         }
         match answer {
-            Ok(answer) => self.check_user(id, &answer),
+            Ok(answer) => self.recognize(id, &answer),
             Err(error) if asked || error.is_auth() => Err(Fault::client(id, error)),
             Err(error) => {
                 tracing::warn!(group = &*self.id, message = error.message, "a user could not be validated again");
                 Ok(())
             }
         }
+    }
+
+    /// Whether anybody is validated, for whom the group's work could be done.
+    fn has_speaker(&self) -> bool {
+        self.clients.iter().any(|client| !client.is_joining())
     }
 
     fn has_named_queries(&self) -> bool {

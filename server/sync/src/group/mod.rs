@@ -100,6 +100,12 @@ impl Fault {
         Fault::Group(Box::new(error))
     }
 
+    /// Something that passes by itself: the group's clients come back after their usual wait. `Internal` would park them
+    /// until the application intervenes.
+    fn passing(what: &str, error: &dyn std::fmt::Display) -> Self {
+        Fault::group(ErrorBody::rehome(format!("{what}: {error}"), false))
+    }
+
     /// A broken invariant of the group's record.
     fn internal(error: &dyn std::fmt::Display) -> Self {
         Fault::group(ErrorBody::new(ErrorKind::Internal, error.to_string()))
@@ -130,6 +136,8 @@ pub(crate) struct Group {
     tables: Option<Arc<Tables>>,
     /// Queries that are subscribed, live or on the way.
     running: FxHashMap<QueryId, Running>,
+    /// Queries that failed on somebody's behalf, until they are started for the others that want them.
+    failed: Vec<QueryId>,
     /// Query sets on their way to the clients, oldest first.
     batches: Vec<Batch>,
     next_batch: u64,
@@ -171,6 +179,7 @@ impl Group {
             clients: Vec::new(),
             tables: None,
             running: FxHashMap::default(),
+            failed: Vec::new(),
             batches: Vec::new(),
             next_batch: 0,
             synced: false,
@@ -211,7 +220,11 @@ impl Group {
                     Box::pin(self.on_timer()).await
                 }
             };
-            if let Err(Fault::Group(error)) = handled.or_else(|fault| self.on_fault(fault)) {
+            let handled = match handled.or_else(|fault| self.on_fault(fault)) {
+                Ok(()) if !self.failed.is_empty() => Box::pin(self.start_for_others()).await,
+                handled => handled,
+            };
+            if let Err(Fault::Group(error)) = handled {
                 tracing::warn!(group = &*self.id, kind = ?error.kind, message = error.message, "a client group ends");
                 for client in self.clients.drain(..) {
                     client.connection.outbox.fail((*error).clone());

@@ -15,7 +15,7 @@ use zql_spec::hash;
 use zql_spec::json::Json;
 use zql_spec::static_params::StaticParams;
 
-use super::queries::Mode;
+use super::queries::{Mode, refusal};
 use super::{Fault, Group};
 use crate::permissions::Permissions;
 use crate::permissions::live::{self, Deployed};
@@ -94,7 +94,7 @@ impl Group {
             let requester = batch.requester;
             self.batches[position] = batch;
             for (query_id, message) in faults {
-                self.query_failed(&query_id, requester, &message)?;
+                self.query_failed(&query_id, requester, &refusal(message))?;
             }
         }
         Ok(())

@@ -210,11 +210,12 @@ impl Group {
         if !wanted.is_empty() {
             let schema = Arc::clone(&tables.schema);
             let read = move || replica::rows_by_key(&snapshot, &schema, &wanted);
-            let rows = tokio::task::spawn_blocking(read).await.map_err(|error| Fault::internal(&error))?;
-            let rows = match rows {
+            let unread = |error: &dyn std::fmt::Display| Fault::passing("Rows could not be read", error);
+            let rows = match tokio::task::spawn_blocking(read).await.map_err(|error| unread(&error))? {
                 // Given up because the group took too long; another one is asked for.
                 Err(ReplicaError::PinExpired(_)) => return Ok(false),
-                rows => rows.map_err(|error| Fault::internal(&error))?,
+                Err(error @ ReplicaError::Value(_)) => return Err(Fault::internal(&error)),
+                rows => rows.map_err(|error| unread(&error))?,
             };
             items.extend(patches.into_iter().zip(rows).filter_map(|(patch, row)| {
                 Some(Item::Row(RowPatch { to_version: patch.to_version, row: patch.row, put: Some(row?) }))

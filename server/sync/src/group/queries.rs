@@ -86,7 +86,7 @@ impl Group {
         let clock = self.ttl_clock();
         let speaker = self.speaker(requester);
         let behalf = speaker.map(|client| client.connection.id);
-        let caller = speaker.map(|client| client.caller.clone()).unwrap_or_default();
+        let caller = speaker.map(|client| client.caller.clone());
         let claims = speaker.and_then(|client| client.claims.clone());
         if mode == Mode::Fresh {
             self.background = behalf;
@@ -116,17 +116,18 @@ impl Group {
                 },
                 Body::Custom { name, args } => {
                     let missing = !runs && !called.contains(query_id);
-                    if self.services.api.is_some() && (matches!(mode, Mode::All | Mode::Fresh) || missing) {
-                        match self.cached(query_id, &caller).filter(|_| mode != Mode::Fresh) {
-                            Some((hash, ast)) => Ok((hash, ast)),
-                            None => {
-                                let (name, args) = (Arc::clone(name), Arc::clone(args));
-                                to_call.push(NamedQuery { id: Arc::clone(query_id), name, args });
-                                continue;
-                            }
-                        }
-                    } else {
+                    // Without anybody to speak for, whoever joins next starts all queries: nobody's answer is not theirs.
+                    let Some(caller) = &caller else { continue };
+                    if self.services.api.is_none() || !(matches!(mode, Mode::All | Mode::Fresh) || missing) {
                         continue;
+                    }
+                    match self.cached(query_id, caller).filter(|_| mode != Mode::Fresh) {
+                        Some((hash, ast)) => Ok((hash, ast)),
+                        None => {
+                            let (name, args) = (Arc::clone(name), Arc::clone(args));
+                            to_call.push(NamedQuery { id: Arc::clone(query_id), name, args });
+                            continue;
+                        }
                     }
                 }
                 Body::Internal(_) | Body::Ast(_) => continue,
@@ -136,13 +137,13 @@ impl Group {
                 faults.push((Arc::clone(query_id), message));
             }
         }
-        if !to_call.is_empty() {
+        if let Some(caller) = caller.filter(|_| !to_call.is_empty()) {
             batch.calling = to_call.iter().map(|query| Arc::clone(&query.id)).collect();
             self.call(&batch, Call { behalf, mode, caller }, to_call);
         }
         self.batches.push(batch);
         for (query_id, message) in faults {
-            self.query_failed(&query_id, requester, &message)?;
+            self.query_failed(&query_id, requester, &refusal(message))?;
         }
         self.permit_waiting()
     }
@@ -193,37 +194,54 @@ impl Group {
         }
     }
 
-    /// A query cannot be answered: tells whoever asked, or else whoever wants it.
+    /// A query cannot be answered. Tells whoever asked, and remembers to start it for the others that want it: they saw it
+    /// on its way and asked nobody. If nobody asked, tells all that want it.
     pub(super) fn query_failed(
         &mut self,
         query_id: &QueryId,
         requester: Option<u64>,
-        message: &str,
+        error: &ErrorBody,
     ) -> Result<(), Fault> {
-        let error = || ErrorBody::new(ErrorKind::Internal, message);
         let record = self.record()?;
-        let Some(query) = record.cvr.queries.get(query_id).cloned() else { return Ok(()) };
+        let Some(query) = record.cvr.queries.get(query_id) else { return Ok(()) };
         if query.body.is_internal() {
-            return Err(Fault::group(error()));
+            return Err(Fault::group(error.clone()));
         }
-        let concerned: Vec<u64> = self
-            .clients
-            .iter()
-            .filter(|client| {
-                let desire = query.clients.get(&client.connection.client_id);
-                requester == Some(client.connection.id) || desire.is_some_and(|desire| desire.inactivated_at.is_none())
-            })
-            .map(|client| client.connection.id)
-            .collect();
-        // Only the one who asked, if it is still there: the others had it running, or get their own answer.
-        let concerned = match requester.filter(|id| concerned.contains(id)) {
-            Some(requester) => vec![requester],
-            None => concerned,
+        let concerned = match requester {
+            Some(requester) => {
+                self.failed.push(Arc::clone(query_id));
+                vec![requester]
+            }
+            None => self.wanting(query_id).collect(),
         };
         for id in concerned {
-            self.on_fault(Fault::client(id, error()))?;
+            self.on_fault(Fault::client(id, error.clone()))?;
         }
         Ok(())
+    }
+
+    /// Starts the queries that failed on somebody's behalf for whoever else wants them, on their own behalf. Of each query one
+    /// client is asked for at a time: if it fails again, that client is told and gone, and it is the next one's turn.
+    pub(super) async fn start_for_others(&mut self) -> Result<(), Fault> {
+        while let Some(query_id) = self.failed.pop() {
+            if self.is_asked_for(&query_id) {
+                continue;
+            }
+            let Some(id) = self.wanting(&query_id).next() else { continue };
+            let started = self.sync_queries(Some(id), Mode::Missing).await;
+            started.or_else(|fault| self.on_fault(fault))?;
+        }
+        Ok(())
+    }
+
+    /// The admitted clients that want a query.
+    fn wanting(&self, query_id: &QueryId) -> impl Iterator<Item = u64> {
+        let query = self.record.as_ref().and_then(|record| record.cvr.queries.get(query_id));
+        let wants = move |client: &&Client| {
+            let desire = query.and_then(|query| query.clients.get(&client.connection.client_id));
+            !client.is_joining() && desire.is_some_and(|desire| desire.inactivated_at.is_none())
+        };
+        self.clients.iter().filter(wants).map(|client| client.connection.id)
     }
 
     /// Subscribes everything that ran anew, as one batch; the record tells what changed meanwhile.
@@ -247,7 +265,7 @@ impl Group {
                 continue;
             }
             if let Err(message) = self.add(&mut again, &query_id, hash, ast)
-                && let Err(fault) = self.query_failed(&query_id, None, &message)
+                && let Err(fault) = self.query_failed(&query_id, None, &refusal(message))
             {
                 tracing::warn!(group = &*self.id, ?fault, "a query cannot be answered any more");
             }
@@ -266,6 +284,11 @@ impl Group {
         };
         find(requester).or_else(|| find(self.background)).or_else(newest)
     }
+}
+
+/// What clients are told of a query that does not fit the tables.
+pub(super) fn refusal(message: String) -> ErrorBody {
+    ErrorBody::new(ErrorKind::Internal, message)
 }
 
 /// One of the server's own queries.

@@ -14,7 +14,7 @@ use zql_spec::json::Json;
 use zql_spec::protocol::downstream::{Downstream, QueryError};
 use zql_spec::protocol::error::{ErrorBody, ErrorReason};
 
-use super::queries::{Batch, Mode};
+use super::queries::{Batch, Mode, refusal};
 use super::{Called, Fault, Group};
 use crate::api::{Answer, Caller, NamedQuery, QueryResult};
 
@@ -64,7 +64,7 @@ impl Group {
         let stale = behalf.and_then(|id| self.client(id)).is_some_and(|client| client.caller != caller);
         let outcome = match answer {
             _ if stale => Ok(()),
-            Ok(answer) => match behalf.map_or(Ok(()), |id| self.check_user(id, &answer)) {
+            Ok(answer) => match behalf.map_or(Ok(()), |id| self.recognize(id, &answer)) {
                 Ok(()) => self.take_results(&mut batch, &caller, &asked, answer, requester),
                 // A user who is another one now: not a failure of the queries.
                 Err(fault) => {
@@ -72,17 +72,20 @@ impl Group {
                     Ok(())
                 }
             },
-            Err(error) => match requester.filter(|&id| self.position(id).is_some()) {
-                Some(requester) => Err(Fault::client(requester, error)),
-                None if mode == Mode::Fresh && error.is_auth() => {
-                    refused = behalf.map(|id| Fault::client(id, error));
-                    Ok(())
+            Err(error) => {
+                self.failed.extend(asked);
+                match requester.filter(|&id| self.position(id).is_some()) {
+                    Some(requester) => Err(Fault::client(requester, error)),
+                    None if mode == Mode::Fresh && error.is_auth() => {
+                        refused = behalf.map(|id| Fault::client(id, error));
+                        Ok(())
+                    }
+                    None => {
+                        tracing::warn!(group = &*self.id, message = error.message, "queries could not be transformed");
+                        Ok(())
+                    }
                 }
-                None => {
-                    tracing::warn!(group = &*self.id, message = error.message, "queries could not be transformed");
-                    Ok(())
-                }
-            },
+            }
         };
         self.batches.insert(position, batch);
         let outcome = outcome.or_else(|fault| self.on_fault(fault));
@@ -128,9 +131,17 @@ impl Group {
                             let message = format!("Failed to parse response from API server: {detail}");
                             let ids = asked.iter().map(ToString::to_string).collect();
                             let error = ErrorBody::transform_failed(ErrorReason::Parse, message, ids);
-                            if let Some(requester) = requester {
+                            self.failed.extend(asked.iter().map(Arc::clone));
+                            if let Some(requester) = requester.filter(|&id| self.position(id).is_some()) {
                                 return Err(Fault::client(requester, error));
                             }
+                            let message = error.message;
+                            tracing::warn!(
+                                group = &*self.id,
+                                query = &*id,
+                                message,
+                                "a query could not be transformed"
+                            );
                         }
                     }
                 }
@@ -138,7 +149,7 @@ impl Group {
         }
         self.refuse(batch, &errors);
         for (query_id, message) in failed {
-            self.query_failed(&query_id, requester, &message)?;
+            self.query_failed(&query_id, requester, &refusal(message))?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, patient
 pub(crate) const SECRET: (&str, &str) = ("ZERO_AUTH_SECRET", "secret");
 
 /// A URL where nobody listens: these tests push nothing.
-const MUTATE_URL: (&str, &str) = ("ZERO_MUTATE_URL", "http://127.0.0.1:1/mutate");
+pub(crate) const MUTATE_URL: (&str, &str) = ("ZERO_MUTATE_URL", "http://127.0.0.1:1/mutate");
 
 pub(crate) fn jwt(claims: &Value) -> String {
     let key = jsonwebtoken::EncodingKey::from_secret(SECRET.1.as_bytes());

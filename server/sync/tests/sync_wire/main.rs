@@ -19,5 +19,6 @@ mod outages;
 mod permissions;
 mod plain;
 mod refusals;
+mod siblings;
 mod statements;
 mod transcript;

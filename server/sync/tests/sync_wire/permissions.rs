@@ -1,10 +1,11 @@
 //! Read permissions that change while queries run.
 
+use engine::hydration::HydrateError;
 use protocol_client::{Connection, Hello, State, hash_of};
 use zql_spec::protocol::error::ErrorKind;
 use zql_spec::protocol::upstream::DesiredOp;
 
-use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, error, open, poke};
+use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, error, open, poke, pokes_until_got};
 
 const ANYBODY: &str = r#"[["allow",{"type":"and","conditions":[]}]]"#;
 const NOBODY: &str = "[]";
@@ -92,4 +93,21 @@ async fn no_query_takes_their_place() {
     let mut connection = open(&server.identity(), None, takes).await;
     let body = error(&mut connection).await;
     assert_eq!((body.kind, &*body.message), (ErrorKind::Internal, "a query cannot have the hash \"permissions\""));
+}
+
+/// That they cannot be read for a moment is no reason to park all clients of a group.
+#[tokio::test(flavor = "multi_thread")]
+async fn they_cannot_be_read_for_a_moment() {
+    let server = Server::start(SCHEMA).await;
+    let own = Hello::ast(r#"{"table":"issue"}"#);
+    let identity = server.identity();
+    let mut connection = open(&identity, None, Hello::new(CLIENT_SCHEMA, vec![own.clone()])).await;
+    pokes_until_got(&mut connection, hash_of(&own).expect("a hash")).await;
+    server.hydrator.fail("zero.permissions", [HydrateError::Expired]);
+    // Every query is subscribed anew.
+    server.sql("ALTER TABLE comment ADD COLUMN extra text; UPDATE comment SET extra = 'x'");
+    let body = error(&mut connection).await;
+    assert_eq!((body.kind, body.max_backoff_ms), (ErrorKind::Rehome, None), "{}", body.message);
+    let mut connection = open(&identity.sibling(), None, Hello::new(CLIENT_SCHEMA, vec![own.clone()])).await;
+    pokes_until_got(&mut connection, hash_of(&own).expect("a hash")).await;
 }
