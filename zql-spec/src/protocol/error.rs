@@ -151,6 +151,40 @@ impl ErrorBody {
         }
     }
 
+    /// Checks that the members that the kind asks for are there and go together. Clients cannot read other errors.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        use ErrorOrigin::{Server, ZeroCache};
+        use ErrorReason::{Database, Http, Internal, OooMutation, Parse, Timeout, UnsupportedPushVersion};
+        let missing = |name: &str| format!("missing field `{name}`");
+        match self.kind {
+            ErrorKind::PushFailed | ErrorKind::TransformFailed => {
+                let is_push = self.kind == ErrorKind::PushFailed;
+                if is_push && self.mutation_ids.is_none() {
+                    return Err(missing("mutationIDs"));
+                }
+                if !is_push && self.query_ids.is_none() {
+                    return Err(missing("queryIDs"));
+                }
+                let origin = self.origin.ok_or_else(|| missing("origin"))?;
+                let reason = self.reason.ok_or_else(|| missing("reason"))?;
+                match (origin, reason) {
+                    (ZeroCache, Http) => self.status.map(drop).ok_or_else(|| missing("status")),
+                    (ZeroCache, Timeout) | (ZeroCache | Server, Parse | Internal) | (Server, Database) => Ok(()),
+                    (Server, OooMutation | UnsupportedPushVersion) if is_push => Ok(()),
+                    _ => Err(format!("{:?} cannot fail for the reason {reason:?} of {origin:?}", self.kind)),
+                }
+            }
+            ErrorKind::Rebalance | ErrorKind::Rehome | ErrorKind::ServerOverloaded if self.origin == Some(Server) => {
+                Err(format!("{:?} is not the API server's to say", self.kind))
+            }
+            _ if self.origin == Some(ErrorOrigin::Client) => Err("origin is the client".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the connection stays open after this error.
     pub fn keeps_connection(&self) -> bool {
         matches!(self.kind, ErrorKind::MutationFailed | ErrorKind::MutationRateLimited)

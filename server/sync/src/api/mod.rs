@@ -149,8 +149,14 @@ fn parse(text: &str) -> Result<Result<Answer, Box<ErrorBody>>, String> {
 }
 
 fn refusal(text: &str) -> Result<Box<ErrorBody>, String> {
-    let error: ErrorBody = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if error.kind == ErrorKind::TransformFailed { Ok(Box::new(error)) } else { Err("unexpected kind".to_owned()) }
+    let mut error: ErrorBody = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if error.kind != ErrorKind::TransformFailed {
+        return Err("unexpected kind".to_owned());
+    }
+    // Which queries they are is known here, whatever the server says.
+    error.query_ids.get_or_insert_default();
+    error.check()?;
+    Ok(Box::new(error))
 }
 
 /// A member that is there, be it null.
@@ -227,7 +233,20 @@ mod tests {
         let refused = parse(refusal).expect("parsed").expect_err("a refusal");
         assert_eq!(refused.message, "m");
         assert!(parse(&format!(r#"["transformFailed",{refusal}]"#)).expect("parsed").is_err());
-        for text in ["", "nope", "{}", "[]", r#"{"kind":"x"}"#, r#"["transformed",[{"id":"h"}]]"#] {
+        for text in [
+            "",
+            "nope",
+            "{}",
+            "[]",
+            r#"{"kind":"x"}"#,
+            r#"["transformed",[{"id":"h"}]]"#,
+            r#"{"kind":"TransformFailed","message":"m"}"#,
+            r#"{"kind":"TransformFailed","message":"m","origin":"server"}"#,
+            r#"{"kind":"TransformFailed","message":"m","reason":"internal"}"#,
+            r#"{"kind":"TransformFailed","message":"m","origin":"zeroCache","reason":"http"}"#,
+            r#"{"kind":"TransformFailed","message":"m","origin":"server","reason":"oooMutation"}"#,
+            r#"["transformFailed",{"kind":"PushFailed","message":"m","origin":"server","reason":"internal"}]"#,
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

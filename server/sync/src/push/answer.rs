@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorOrigin, ErrorReason, MutationId};
+use zql_spec::protocol::error::{ErrorBody, ErrorOrigin, ErrorReason, MutationId};
 
 use crate::api::CallError;
 
@@ -90,12 +90,7 @@ fn parse(text: &str, ids: &[MutationId]) -> Result<Answer, String> {
     match (shape.kind.as_deref(), shape.error.as_deref()) {
         (Some("PushFailed"), _) => {
             let error: ErrorBody = serde_json::from_str(text).map_err(|error| error.to_string())?;
-            if error.kind != ErrorKind::PushFailed || error.reason.is_none() || error.origin.is_none() {
-                return Err("PushFailed without origin or reason".to_owned());
-            }
-            if error.mutation_ids.is_none() {
-                return Err("missing field `mutationIDs`".to_owned());
-            }
+            error.check()?;
             Ok(Answer::Failed(Box::new(error)))
         }
         (Some("MutateResponse"), _) | (None, None) => {
@@ -262,6 +257,11 @@ mod tests {
             r#"{"error":"x"}"#,
             r#"{"error":"http"}"#,
             r#"{"kind":"PushFailed","message":"m"}"#,
+            r#"{"kind":"PushFailed","message":"m","origin":"server","reason":"internal"}"#,
+            r#"{"kind":"PushFailed","message":"m","origin":"zeroCache","reason":"http","mutationIDs":[]}"#,
+            r#"{"kind":"PushFailed","message":"m","origin":"zeroCache","reason":"database","mutationIDs":[]}"#,
+            r#"{"kind":"PushFailed","message":"m","origin":"server","reason":"timeout","mutationIDs":[]}"#,
+            r#"{"kind":"PushFailed","message":"m","origin":"client","reason":"internal","mutationIDs":[]}"#,
             r#"{"mutations":[{"id":1,"result":{}}]}"#,
         ] {
             let told = told(Ok(answer.to_owned()));
