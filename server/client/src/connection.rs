@@ -10,11 +10,12 @@ use tokio_tungstenite::tungstenite::http::header::{HeaderName, HeaderValue, Inva
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
-use zql_spec::protocol::downstream::{Downstream, PokeStart, QueryError};
+use zql_spec::protocol::downstream::{Downstream, PokePart, PokeStart, QueryError};
 use zql_spec::protocol::sec_protocol::SecProtocol;
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 
-use crate::state::Poke;
+use crate::state::{Poke, State};
+use crate::strict::{check, check_part};
 use crate::{Error, Hello, Identity};
 
 /// An open socket. Dropping it closes it without a farewell, as a lost network does.
@@ -24,6 +25,8 @@ pub struct Connection {
     open: Option<Poke>,
     /// Pieces of the open poke, put together.
     pieces: Vec<u8>,
+    /// What the pokes so far lead to, rows apart; nothing if that cannot be told.
+    followed: Option<State>,
 }
 
 /// What the server said, with the parts of a poke put together.
@@ -41,7 +44,8 @@ pub enum Event {
     DeleteClients(DeleteClients),
     /// A sign of life.
     Pong,
-    /// Any other message, as its JSON text.
+    /// An answer to the inspector, or a message that the real client takes and today's servers never send, as its JSON
+    /// text.
     Other(String),
 }
 
@@ -62,6 +66,7 @@ impl Connection {
             auth_token: identity.auth.clone(),
         };
         let mut connection = Self::open_at(&identity.url(cookie), &header.encode(), &identity.headers).await?;
+        connection.followed = Some(State::at(cookie));
         if in_message {
             connection.send_text(message).await?;
         }
@@ -93,7 +98,7 @@ impl Connection {
         // Boxed, because a handshake with TLS in it is large and whoever opens a socket would be as large.
         let opened = Box::pin(connect_async_with_config(request, Some(config), true)).await;
         let (socket, _) = opened.map_err(transport)?;
-        Ok(Connection { socket, open: None, pieces: Vec::new() })
+        Ok(Connection { socket, open: None, pieces: Vec::new(), followed: None })
     }
 
     /// Sends a message.
@@ -127,6 +132,7 @@ impl Connection {
     /// # Errors
     /// When the connection ended.
     pub async fn next_text(&mut self) -> Result<tungstenite::Utf8Bytes, Error> {
+        self.followed = None;
         match self.next_message().await? {
             Message::Text(text) => Ok(text),
             _ => Err(Error::Protocol("a binary message".to_owned())),
@@ -153,7 +159,7 @@ impl Connection {
     /// The next event. An error message of the server is an `Err`.
     ///
     /// # Errors
-    /// When the connection ended, the server sent an error or broke the order of a poke's parts.
+    /// When the connection ended, the server sent an error, or something at which the real client gives up.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             let text = match self.next_message().await? {
@@ -163,7 +169,11 @@ impl Connection {
                     continue;
                 }
             };
-            let message = Downstream::parse(&text).map_err(|error| {
+            let message = Downstream::parse(&text).map_err(|error| error.to_string()).and_then(|message| {
+                check(&message)?;
+                Ok(message)
+            });
+            let message = message.map_err(|error| {
                 Error::Protocol(format!("{error} in {}", text.chars().take(200).collect::<String>()))
             })?;
             if let Some(event) = self.take(message, &text)? {
@@ -231,12 +241,21 @@ impl Connection {
                     return Ok(Some(Event::Cancelled));
                 }
                 if !self.pieces.is_empty() {
-                    poke.parts = serde_json::from_slice(&std::mem::take(&mut self.pieces))
-                        .map_err(|error| Error::Protocol(format!("the pieces of poke {}: {error}", poke.id)))?;
+                    let broken = |error: String| Error::Protocol(format!("the pieces of poke {}: {error}", poke.id));
+                    let parts: Vec<PokePart> = serde_json::from_slice(&std::mem::take(&mut self.pieces))
+                        .map_err(|error| broken(error.to_string()))?;
+                    if let Some(other) = parts.iter().find(|part| part.poke_id != poke.id) {
+                        return Err(broken(format!("one is of poke {}", other.poke_id)));
+                    }
+                    parts.iter().try_for_each(check_part).map_err(broken)?;
+                    poke.parts = parts;
                 }
                 poke.bytes += text.len();
                 poke.cookie = end.cookie;
                 poke.ended = Instant::now();
+                if let Some(followed) = &mut self.followed {
+                    followed.follow(&poke)?;
+                }
                 Event::Poke(poke)
             }
             Downstream::Inspect(_) | Downstream::Other { .. } => Event::Other(text.to_owned()),

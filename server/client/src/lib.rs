@@ -1,13 +1,14 @@
 //! A client of the Zero sync protocol: a socket that speaks its messages ([`Connection`]) and what a client holds after
 //! them ([`State`]). `zql watch`, the tests and the benchmarks stand on it, against this server and zero-cache alike.
 //!
-//! It checks what the real client asserts about pokes (protocol sheet §16), so that a test that uses it fails where a
-//! browser would. It must not know a server's inside, and keeps no optimistic mutations. What it holds grows with the
+//! It checks what the real client asserts about messages and pokes (protocol sheet §6, §15, §16), so that a test that uses
+//! it fails where a browser would. It must not know a server's inside, and keeps no optimistic mutations. What it holds grows with the
 //! rows that the server sends.
 
 mod connection;
 mod identity;
 mod state;
+mod strict;
 
 pub use connection::{Connection, Event};
 pub use identity::{Hello, Identity, hash_of};

@@ -7,6 +7,7 @@ use serde_json::Value;
 use zql_spec::protocol::downstream::{JsonRow, PokePart, QueryOp, RowOp};
 
 use crate::Error;
+use crate::strict::named_result;
 
 /// A whole poke.
 #[derive(Debug)]
@@ -106,6 +107,8 @@ pub struct State {
     pub desired: BTreeMap<String, BTreeSet<String>>,
     /// Last processed mutation, by client of the group.
     pub last_mutation_ids: BTreeMap<String, f64>,
+    /// Results of mutations, by client and number.
+    pub results: BTreeMap<(String, i64), Value>,
     keys: Keys,
 }
 
@@ -113,6 +116,11 @@ impl State {
     /// A new client's, which tells rows apart by these keys.
     pub fn new(keys: Keys) -> State {
         State { keys, ..State::default() }
+    }
+
+    /// That of a client that holds what led to a cookie, whatever it was.
+    pub(crate) fn at(cookie: Option<&str>) -> State {
+        State { cookie: cookie.map(str::to_owned), ..State::default() }
     }
 
     /// The rows of a table, in the order of their keys' text.
@@ -140,6 +148,14 @@ impl State {
     /// # Errors
     /// Where the real client would give up (protocol sheet §16); the state is then not to be used any more.
     pub fn apply(&mut self, poke: &Poke) -> Result<(), Error> {
+        if self.follow(poke)? {
+            poke.rows().try_for_each(|op| self.apply_row(op))?;
+        }
+        Ok(())
+    }
+
+    /// Applies a poke but for its rows. Tells whether these are to be applied.
+    pub(crate) fn follow(&mut self, poke: &Poke) -> Result<bool, Error> {
         if poke.base != self.cookie {
             return Err(Error::Protocol(format!("unexpected base cookie {:?}; ours is {:?}", poke.base, self.cookie)));
         }
@@ -151,16 +167,16 @@ impl State {
             if !poke.parts.is_empty() {
                 return Err(Error::Protocol(format!("patches lost in a poke that stays at {current}")));
             }
-            return Ok(());
+            return Ok(false);
         }
         for part in &poke.parts {
-            self.apply_part(part)?;
+            self.follow_part(part)?;
         }
         self.cookie = Some(poke.cookie.clone());
-        Ok(())
+        Ok(true)
     }
 
-    fn apply_part(&mut self, part: &PokePart) -> Result<(), Error> {
+    fn follow_part(&mut self, part: &PokePart) -> Result<(), Error> {
         for (client, id) in part.last_mutation_id_changes.iter().flatten() {
             let stored = self.last_mutation_ids.entry(client.clone()).or_insert(*id);
             if *id < *stored {
@@ -172,8 +188,18 @@ impl State {
             patch_queries(self.desired.entry(client.clone()).or_default(), patch);
         }
         patch_queries(&mut self.got, part.got_queries_patch.as_deref().unwrap_or_default());
-        for op in part.rows_patch.iter().flatten() {
-            self.apply_row(op)?;
+        for op in part.mutations_patch.iter().flatten() {
+            match named_result(op).map_err(Error::Protocol)? {
+                (name, None) => {
+                    self.results.remove(&name);
+                }
+                (name, Some(result)) => {
+                    let known = self.results.entry(name).or_insert_with(|| result.clone());
+                    if known != result {
+                        return Err(Error::Protocol(format!("a mutation has the result {result} after {known}")));
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -281,6 +307,23 @@ mod tests {
     }
 
     #[test]
+    fn results_change_when_they_were_gone() {
+        let mut state = State::default();
+        let gone = r#""mutationsPatch":[{"op":"del","id":{"clientID":"c","id":1}}]"#;
+        let (failed, done) = (result(r#"{"error":"app"}"#), result("{}"));
+        for (base, cookie, part) in
+            [(None, "0a", &*failed), (Some("0a"), "0b", &failed), (Some("0b"), "0c", gone), (Some("0c"), "0d", &done)]
+        {
+            state.apply(&poke(base, cookie, part)).unwrap();
+        }
+        assert_eq!(state.results[&("c".to_owned(), 1)], serde_json::json!({}));
+    }
+
+    fn result(result: &str) -> String {
+        format!(r#""mutationsPatch":[{{"op":"put","mutation":{{"id":{{"clientID":"c","id":1}},"result":{result}}}}}]"#)
+    }
+
+    #[test]
     fn gives_up_where_the_real_client_does() {
         for (base, cookie, part) in [
             (Some("x"), "0b", ""),
@@ -289,9 +332,11 @@ mod tests {
             (Some("0a"), "0a", r#""rowsPatch":[]"#),
             (Some("0a"), "0b", r#""rowsPatch":[{"op":"put","tableName":"t","value":{"k":null}}]"#),
             (Some("0a"), "0b", r#""lastMutationIDChanges":{"c":1}"#),
+            (Some("0a"), "0b", &result("{}")),
         ] {
             let mut state = State::new(Keys::from_schema(r#"{"tables":{"t":{"primaryKey":["k"]}}}"#));
-            state.apply(&poke(None, "0a", r#""lastMutationIDChanges":{"c":2}"#)).unwrap();
+            let first = format!(r#""lastMutationIDChanges":{{"c":2}},{}"#, result(r#"{"error":"app"}"#));
+            state.apply(&poke(None, "0a", &first)).unwrap();
             assert!(state.apply(&poke(base, cookie, part)).is_err(), "{base:?} {cookie} {part}");
         }
     }
