@@ -14,7 +14,7 @@ use engine::replica::Replica;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use warp::http::HeaderMap;
 use zql_spec::protocol::CHUNKS_SINCE;
 use zql_spec::protocol::connect::ConnectParams;
@@ -32,7 +32,7 @@ use crate::inspect::Access;
 use crate::inspect::analyze::Explain;
 use crate::outbox::Outbox;
 use crate::permissions::live::{self, Documents, Live};
-use crate::push::Pushes;
+use crate::push::{Cleaner, Pushes};
 use crate::row_text::RowTexts;
 
 /// Messages of a group's clients that may wait for the group's task; beyond it, their sockets are not read.
@@ -61,6 +61,23 @@ pub(crate) struct Services {
 pub(crate) struct GroupShared {
     /// The user of the group's first validated connection; the inner `None` is nobody.
     pub(crate) pinned_user: OnceLock<Option<String>>,
+    /// Whether the task met a defect. One that ends in order tells its connections itself.
+    broken: watch::Sender<bool>,
+}
+
+/// A connection's way to its group.
+#[derive(Clone)]
+pub(crate) struct Member {
+    pub(crate) events: mpsc::Sender<GroupEvent>,
+    shared: Arc<GroupShared>,
+}
+
+impl Member {
+    /// Waits until the group met a defect, if it ever does.
+    pub(crate) async fn broke(&self) {
+        // The group's memory is held here, so that its end is no news.
+        let _ = self.shared.broken.subscribe().wait_for(|broken| *broken).await;
+    }
 }
 
 struct GroupHandle {
@@ -237,39 +254,42 @@ impl Hub {
         self: &Arc<Self>,
         connection: Arc<Connection>,
         init: Box<InitConnection>,
-    ) -> mpsc::Sender<GroupEvent> {
-        let mut event = GroupEvent::Join(connection.clone(), init);
+        cleaner: Option<Cleaner>,
+    ) -> Member {
+        let mut event = GroupEvent::Join(Arc::clone(&connection), init, cleaner);
         loop {
-            let events = self.group(&connection.group_id);
-            match events.send(event).await {
-                Ok(()) => return events,
+            let member = self.group(&connection.group_id);
+            match member.events.send(event).await {
+                Ok(()) => return member,
                 // The group ended between being looked up and being told; there is a new one next time.
                 Err(mpsc::error::SendError(refused)) => event = refused,
             }
         }
     }
 
-    fn group(self: &Arc<Self>, id: &Arc<str>) -> mpsc::Sender<GroupEvent> {
+    fn group(self: &Arc<Self>, id: &Arc<str>) -> Member {
         let mut groups = self.groups.lock();
         if let Some(handle) = groups.get(id)
             && !handle.events.is_closed()
         {
-            return handle.events.clone();
+            return Member { events: handle.events.clone(), shared: Arc::clone(&handle.shared) };
         }
         let (events, receiver) = mpsc::channel(GROUP_QUEUE);
         let shared = Arc::<GroupShared>::default();
         groups.insert(Arc::clone(id), GroupHandle { events: events.clone(), shared: Arc::clone(&shared) });
         drop(groups);
         self.live_groups.fetch_add(1, Ordering::AcqRel);
-        let group = Group::new(Arc::clone(id), Arc::clone(&self.services), shared);
+        let group = Group::new(Arc::clone(id), Arc::clone(&self.services), Arc::clone(&shared));
+        let member = Member { events, shared: Arc::clone(&shared) };
         let hub = Arc::clone(self);
         let id = Arc::clone(id);
         tokio::spawn(async move {
-            // A defect met by one group must not reach the others. Its sockets see the receiver go and
-            // tell their clients to come back after a while.
+            // A defect met by one group must not reach the others. Its sockets tell their clients to come back after
+            // a while.
             let ended = AssertUnwindSafe(Box::pin(group.run(receiver))).catch_unwind().await;
             if ended.is_err() {
                 tracing::error!(group = &*id, "a client group failed unexpectedly; its clients reconnect");
+                shared.broken.send_replace(true);
             }
             let mut groups = hub.groups.lock();
             if groups.get(&id).is_some_and(|handle| handle.events.is_closed()) {
@@ -279,7 +299,14 @@ impl Hub {
             hub.live_groups.fetch_sub(1, Ordering::AcqRel);
             hub.group_ended.notify_waiters();
         });
-        events
+        member
+    }
+
+    /// Tells a connection's group that its user was seen to be known just now.
+    pub(crate) fn validated(&self, connection: &Connection) {
+        let events = self.groups.lock().get(&connection.group_id).map(|handle| handle.events.clone());
+        // A group that is too busy to hear it asks for the user sooner than it had to.
+        let _ = events.map(|events| events.try_send(GroupEvent::Validated(connection.id)));
     }
 
     /// Ends all groups in order, closing their connections, and waits for them at most this long.

@@ -26,9 +26,9 @@ use crate::auth::{Auth, Change};
 use crate::crud::Crud;
 use crate::frames::{CodecError, Frames};
 use crate::group::GroupEvent;
-use crate::hub::{Connection, Hub};
+use crate::hub::{Connection, Hub, Member};
 use crate::outbox::{Frame, Outbox, OutboxReceiver, Outgoing, outbox};
-use crate::push::Source;
+use crate::push::{Cleaner, Source};
 
 /// Most bytes of a close frame's reason, by RFC 6455.
 const MAX_REASON_BYTES: usize = 123;
@@ -125,8 +125,8 @@ struct Reader {
     connection: Option<Arc<Connection>>,
     /// The same as the mutate API sees it.
     source: Option<Source>,
-    /// The group's task, once the connection is initialised.
-    group: Option<mpsc::Sender<GroupEvent>>,
+    /// The way to the group, once the connection is initialised.
+    group: Option<Member>,
     /// The token that was accepted last.
     auth: Option<Arc<Auth>>,
 }
@@ -157,8 +157,8 @@ impl Reader {
         let wsid = params.ws_id.clone();
         let connection =
             Connection::new(params, self.auth.clone(), &request.headers, &self.hub.config.query, self.outbox.clone());
-        self.source = Some(Source::new(&connection, &request.headers, &self.hub.config.mutate));
         let connection = self.hub.register(connection);
+        self.source = Some(Source::new(&connection, &request.headers, &self.hub.config.mutate));
         self.connection = Some(connection);
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
         self.outbox.send_one(&Downstream::Connected(Connected { wsid, timestamp: Some(timestamp) }));
@@ -174,9 +174,9 @@ impl Reader {
         }
         loop {
             let group = self.group.clone();
-            let group_ended = async {
+            let group_broke = async {
                 match &group {
-                    Some(group) => group.closed().await,
+                    Some(group) => group.broke().await,
                     None => std::future::pending().await,
                 }
             };
@@ -192,8 +192,7 @@ impl Reader {
                 }
                 // Closed from this side: whether the client answers does not matter.
                 () = self.outbox.closed() => return,
-                () = group_ended => {
-                    // A group that ends in order has closed its connections before; this one broke.
+                () = group_broke => {
                     self.outbox.fail(ErrorBody::rehome("The client group ended unexpectedly", false));
                     return;
                 }
@@ -237,39 +236,29 @@ impl Reader {
                 }
                 if let Some(source) = &mut self.source {
                     self.hub.pushes.init(source, &init);
-                    let deleted = init.deleted.as_ref().and_then(|deleted| deleted.client_ids.as_deref());
-                    let deleted = deleted.unwrap_or_default();
-                    // Who deletes itself is refused by the group.
-                    if deleted.iter().all(|client| **client != *connection.client_id) {
-                        self.hub.pushes.deleted(source, deleted);
-                    }
                 }
-                self.group = Some(self.hub.join(connection, init).await);
+                let cleaner = self.cleaner().filter(|_| init.deleted.is_some());
+                self.group = Some(self.hub.join(connection, init, cleaner).await);
             }
             Upstream::ChangeDesiredQueries(body) => self.tell_group(|id| GroupEvent::ChangeQueries(id, body)).await,
             Upstream::DeleteClients(body) => {
-                let named = body.client_ids.clone().unwrap_or_default();
-                self.tell_group(|id| GroupEvent::DeleteClients(id, body)).await;
-                // Who deletes itself is refused by the group.
-                if let Some(source) = &self.source
-                    && named.iter().all(|client| **client != *connection.client_id)
-                {
-                    self.hub.pushes.deleted(source, &named);
-                }
+                let cleaner = self.cleaner();
+                self.tell_group(|id| GroupEvent::DeleteClients(id, body, cleaner)).await;
             }
             Upstream::UpdateAuth { auth } => return self.update_auth(&connection, &auth).await,
             Upstream::Push(push) => {
                 let Some(source) = &self.source else { return false };
-                if self.group.is_some() && Crud::concerns(&push) && push.client_group_id == *connection.group_id {
-                    return self.mutate(&connection, &push).await;
+                if Crud::concerns(&push) && push.client_group_id == *connection.group_id {
+                    // Before the first message it is nobody's yet, and ignored like other messages.
+                    return self.group.is_none() || self.mutate(&connection, &push).await;
                 }
                 if let Err(error) = self.hub.pushes.accept(&self.hub, source, &push, text) {
                     return self.fail(*error);
                 }
             }
             Upstream::AckMutationResponses { id, client_id } => {
-                if let Some(source) = &self.source {
-                    self.hub.pushes.acknowledged(source, &client_id, id);
+                if let Some(cleaner) = self.cleaner() {
+                    cleaner.acknowledged(&client_id, id);
                 }
             }
             Upstream::Inspect(inspect) => self.tell_group(|id| GroupEvent::Inspect(id, Box::new(inspect))).await,
@@ -277,6 +266,11 @@ impl Reader {
             Upstream::Pull | Upstream::CloseConnection => {}
         }
         true
+    }
+
+    /// Who cleans up results on this connection's behalf.
+    fn cleaner(&self) -> Option<Cleaner> {
+        self.hub.pushes.cleaner(self.source.as_ref()?)
     }
 
     /// Carries CRUD mutations out; false ends the connection.
@@ -321,7 +315,7 @@ impl Reader {
     async fn tell_group(&self, event: impl FnOnce(u64) -> GroupEvent) {
         if let (Some(group), Some(connection)) = (&self.group, &self.connection) {
             // A group that is gone is noticed by the main loop.
-            let _ = group.send(event(connection.id)).await;
+            let _ = group.events.send(event(connection.id)).await;
         }
     }
 

@@ -26,6 +26,7 @@ use super::queries::Mode;
 use super::{Called, Fault, Group, GroupEvent, Record, cvr_error, store_error};
 use crate::api::{Answer, Caller};
 use crate::hub::{Connection, Services};
+use crate::push::Cleaner;
 
 /// How often a record is loaded that somebody else changes meanwhile: once by whoever had it until now, once to spare.
 const MAX_LOADS: u32 = 3;
@@ -48,6 +49,8 @@ pub(super) struct Client {
     pub(super) revalidate_at: Option<Instant>,
     /// Its first message, until it is admitted.
     init: Option<Box<InitConnection>>,
+    /// Who cleans up if that says that clients are gone.
+    cleaner: Option<Cleaner>,
     /// Messages that came before it was admitted.
     pub(super) waiting: Vec<GroupEvent>,
 }
@@ -72,11 +75,17 @@ struct Change<'a> {
     desired: &'a [DesiredOp],
     active_clients: Option<&'a [String]>,
     deleted: Option<&'a DeleteClients>,
+    cleaner: Option<Cleaner>,
 }
 
 impl Group {
     /// A connection's first message arrived.
-    pub(super) async fn join(&mut self, connection: Arc<Connection>, init: Box<InitConnection>) -> Result<(), Fault> {
+    pub(super) async fn join(
+        &mut self,
+        connection: Arc<Connection>,
+        init: Box<InitConnection>,
+        cleaner: Option<Cleaner>,
+    ) -> Result<(), Fault> {
         let id = connection.id;
         let newer = |client: &Client| client.connection.client_id == connection.client_id && client.connection.id > id;
         if self.clients.iter().any(newer) {
@@ -99,6 +108,7 @@ impl Group {
             claims: connection.auth.as_ref().and_then(|auth| auth.claims.clone()),
             revalidate_at: None,
             init: Some(init),
+            cleaner,
             waiting: Vec::new(),
             connection,
         });
@@ -170,9 +180,9 @@ impl Group {
         let answer = answer.map_err(|error| Fault::client(id, error))?;
         let Some(client) = self.client(id) else { return Ok(()) };
         let Some(init) = client.init.take() else { return Ok(()) };
+        let cleaner = client.cleaner.take();
         let connection = Arc::clone(&client.connection);
-        self.check_user(id, &answer)?;
-        self.validated(id);
+        self.recognize(id, &answer)?;
         let profile_id = connection.profile_id.clone().unwrap_or_else(|| format!("cg{}", self.id));
         let change = Change {
             client_schema: init.client_schema.as_deref(),
@@ -180,6 +190,7 @@ impl Group {
             desired: &init.desired_queries_patch,
             active_clients: init.active_clients.as_deref(),
             deleted: init.deleted.as_ref(),
+            cleaner,
         };
         self.change_and_sync(id, change, Mode::All).await
     }
@@ -191,13 +202,17 @@ impl Group {
                 let change = Change { desired: &body.desired_queries_patch, ..Change::default() };
                 self.change_and_sync(id, change, Mode::Missing).await
             }
-            GroupEvent::DeleteClients(id, body) => {
-                let change = Change { deleted: Some(&body), ..Change::default() };
+            GroupEvent::DeleteClients(id, body, cleaner) => {
+                let change = Change { deleted: Some(&body), cleaner, ..Change::default() };
                 self.change_and_sync(id, change, Mode::Missing).await
             }
             GroupEvent::UpdateAuth(id, auth) => self.update_auth(id, &auth).await,
             GroupEvent::Inspect(id, request) => self.inspect(id, *request),
-            GroupEvent::Join(..) | GroupEvent::Room(_) | GroupEvent::Left(_) | GroupEvent::Stop => Ok(()),
+            GroupEvent::Join(..)
+            | GroupEvent::Validated(_)
+            | GroupEvent::Room(_)
+            | GroupEvent::Left(_)
+            | GroupEvent::Stop => Ok(()),
         }
     }
 
@@ -231,11 +246,11 @@ impl Group {
             record.cvr = flush.cvr.clone();
             tokio::spawn(async move { services.store.flush(flush).await })
         });
-        Ok(Some(Changed { before, patches, written, deleted }))
+        Ok(Some(Changed { before, patches, written, deleted, cleaner: change.cleaner }))
     }
 
     async fn end_change(&mut self, changed: Changed) -> Result<(), Fault> {
-        let Changed { before, patches, written, deleted } = changed;
+        let Changed { before, patches, written, deleted, cleaner } = changed;
         if let Some(written) = written {
             let written = written.await.map_err(|error| Fault::internal(&error))?;
             written.map_err(|error| Fault::group(store_error(&error)))?;
@@ -247,6 +262,9 @@ impl Group {
             self.poke(&after, &items, &after, |base| base.map_or(before.is_empty(), |base| *base == before));
         }
         if let Some(deleted) = deleted {
+            if let Some(cleaner) = cleaner {
+                cleaner.deleted(&deleted);
+            }
             let ack = Downstream::DeleteClients(DeleteClients { client_ids: Some(deleted), client_group_ids: None });
             for client in &self.clients {
                 client.connection.outbox.send_one(&ack);
@@ -263,6 +281,7 @@ struct Changed {
     patches: Vec<QueryPatch>,
     written: Option<JoinHandle<Result<(), StoreError>>>,
     deleted: Option<Vec<String>>,
+    cleaner: Option<Cleaner>,
 }
 
 /// Makes the changes of one message. Gives the ids to acknowledge as deleted, if any were asked for.

@@ -40,6 +40,7 @@ mod transform;
 use crate::auth::Auth;
 use crate::hub::{Connection, GroupShared, Services};
 use crate::inspect::GroupTimes;
+use crate::push::Cleaner;
 use auth::Revalidated;
 use clients::Client;
 use permissions::InForce;
@@ -53,14 +54,16 @@ const BEHIND_RETRY: Duration = Duration::from_millis(200);
 /// Something that happened to a group. The number names the connection.
 #[derive(Debug)]
 pub(crate) enum GroupEvent {
-    /// A connection's first message.
-    Join(Arc<Connection>, Box<InitConnection>),
+    /// A connection's first message, and who cleans up if it says that clients are gone.
+    Join(Arc<Connection>, Box<InitConnection>, Option<Cleaner>),
     /// Queries come and go.
     ChangeQueries(u64, ChangeDesiredQueries),
-    /// Tabs were closed for good.
-    DeleteClients(u64, DeleteClients),
+    /// Tabs were closed for good, and who cleans up after them.
+    DeleteClients(u64, DeleteClients, Option<Cleaner>),
     /// A new token.
     UpdateAuth(u64, Arc<Auth>),
+    /// The mutate API knew a connection's user just now.
+    Validated(u64),
     /// A request of the inspector.
     Inspect(u64, Box<Inspect>),
     /// A connection that was too slow has room again.
@@ -238,16 +241,16 @@ impl Group {
     /// Closes what is left. Connections that came too late are sent back to join anew.
     async fn end(&mut self, mut events: mpsc::Receiver<GroupEvent>) {
         events.close();
+        while let Some(event) = events.recv().await {
+            if let GroupEvent::Join(connection, ..) = event {
+                connection.outbox.fail(ErrorBody::rehome("Reconnect required", true));
+            }
+        }
         if !self.clients.is_empty() {
             self.touch().await;
         }
         for client in self.clients.drain(..) {
             client.connection.outbox.close();
-        }
-        while let Some(event) = events.recv().await {
-            if let GroupEvent::Join(connection, _) = event {
-                connection.outbox.fail(ErrorBody::rehome("Reconnect required", true));
-            }
         }
     }
 
@@ -263,9 +266,9 @@ impl Group {
 
     async fn on_event(&mut self, event: GroupEvent) -> Result<(), Fault> {
         match event {
-            GroupEvent::Join(connection, init) => self.join(connection, init).await,
+            GroupEvent::Join(connection, init, cleaner) => self.join(connection, init, cleaner).await,
             GroupEvent::ChangeQueries(id, _)
-            | GroupEvent::DeleteClients(id, _)
+            | GroupEvent::DeleteClients(id, ..)
             | GroupEvent::UpdateAuth(id, _)
             | GroupEvent::Inspect(id, _) => {
                 // A connection that was replaced has no say any more.
@@ -275,6 +278,10 @@ impl Group {
                     return Ok(());
                 }
                 self.on_message(event).await
+            }
+            GroupEvent::Validated(id) => {
+                self.validated(id);
+                Ok(())
             }
             GroupEvent::Room(id) => {
                 if let Some(client) = self.client(id) {

@@ -19,8 +19,23 @@ pub(super) struct Verdict {
     pub(super) error: ErrorBody,
 }
 
-/// Judges the outcome of a request: nothing is to be told when all is well.
-pub(super) fn judge(outcome: Result<String, CallError>, ids: &[MutationId], user: Option<&str>) -> Vec<Verdict> {
+/// What follows from an outcome.
+#[derive(Debug)]
+pub(super) struct Judgement {
+    /// Whether the API server answered as it does to a user that it knows.
+    pub(super) validated: bool,
+    /// What is to be told; nothing when all is well.
+    pub(super) verdicts: Vec<Verdict>,
+}
+
+impl Judgement {
+    fn failed(error: ErrorBody) -> Judgement {
+        Judgement { validated: false, verdicts: vec![to_all(error)] }
+    }
+}
+
+/// Judges the outcome of a request.
+pub(super) fn judge(outcome: Result<String, CallError>, ids: &[MutationId], user: Option<&str>) -> Judgement {
     let failed =
         |error: CallError| error.into_body(|reason, message| ErrorBody::push_failed(reason, message, ids.to_vec()));
     let answer = match outcome {
@@ -29,16 +44,16 @@ pub(super) fn judge(outcome: Result<String, CallError>, ids: &[MutationId], user
     };
     match answer {
         Ok(Answer::Done { user_id, .. }) if user_id.as_ref().is_some_and(|seen| seen.as_deref() != user) => {
-            vec![to_all(failed(CallError {
+            Judgement::failed(failed(CallError {
                 reason: ErrorReason::Http,
                 message: "Connection userID does not match validated server userID.".to_owned(),
                 status: Some(401),
                 preview: None,
-            }))]
+            }))
         }
-        Ok(Answer::Done { out_of_order, .. }) => out_of_order,
-        Ok(Answer::Failed(error)) => vec![to_all(*error)],
-        Err(error) => vec![to_all(error)],
+        Ok(Answer::Done { out_of_order, .. }) => Judgement { validated: true, verdicts: out_of_order },
+        Ok(Answer::Failed(error)) => Judgement::failed(*error),
+        Err(error) => Judgement::failed(error),
     }
 }
 
@@ -177,6 +192,7 @@ mod tests {
     /// What is told, as `clients: error` lines.
     fn told(outcome: Result<String, CallError>) -> Vec<String> {
         judge(outcome, &pushed(), Some("u"))
+            .verdicts
             .into_iter()
             .map(|verdict| {
                 // By way of a value: members in one order.

@@ -7,33 +7,50 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
-use super::{Pushes, Source};
+use super::{Origin, Pushes, Source};
+use crate::api::Endpoint;
 
 /// The mutation that deletes results.
 const NAME: &str = "_zero_cleanupResults";
 
+/// Asks on a connection's behalf, with the credentials that it has now.
+#[derive(Clone, Debug)]
+pub(crate) struct Cleaner {
+    endpoint: Arc<Endpoint>,
+    origin: Arc<Origin>,
+    permits: Arc<Semaphore>,
+}
+
 impl Pushes {
+    /// Who cleans up after a connection; nobody without an API server, or before it is known which.
+    pub(crate) fn cleaner(&self, source: &Source) -> Option<Cleaner> {
+        let endpoint = self.endpoint.clone().filter(|_| source.ready)?;
+        Some(Cleaner { endpoint, origin: Arc::clone(&source.origin), permits: Arc::clone(&source.cleanups) })
+    }
+}
+
+impl Cleaner {
     /// A client has seen the results of its mutations up to this one.
-    pub(crate) fn acknowledged(&self, source: &Source, client: &str, id: f64) {
-        let group = &source.origin.group_id;
+    pub(crate) fn acknowledged(&self, client: &str, id: f64) {
+        let group = &self.origin.group_id;
         let id = id as i64;
         let args = json!({ "type": "single", "clientGroupID": **group, "clientID": client, "upToMutationID": id });
-        self.clean_up(source, client, &args, |_| format!("cleanup-{group}-{client}-{id}"));
+        self.clean_up(client, &args, |_| format!("cleanup-{group}-{client}-{id}"));
     }
 
     /// Clients are gone for good, with their results.
-    pub(crate) fn deleted(&self, source: &Source, clients: &[String]) {
-        let group = &source.origin.group_id;
+    pub(crate) fn deleted(&self, clients: &[String]) {
+        let group = &self.origin.group_id;
         let Some(first) = clients.first() else { return };
         let args = json!({ "type": "bulk", "clientGroupID": **group, "clientIDs": clients });
-        self.clean_up(source, first, &args, |now| format!("cleanup-bulk-{group}-{now}"));
+        self.clean_up(first, &args, |now| format!("cleanup-bulk-{group}-{now}"));
     }
 
-    fn clean_up(&self, source: &Source, client: &str, args: &Value, request_id: impl FnOnce(u64) -> String) {
-        let Some(endpoint) = self.endpoint.clone().filter(|_| source.ready) else { return };
-        let origin = Arc::clone(&source.origin);
-        let Ok(permit) = Arc::clone(&source.cleanups).try_acquire_owned() else {
+    fn clean_up(&self, client: &str, args: &Value, request_id: impl FnOnce(u64) -> String) {
+        let (endpoint, origin) = (Arc::clone(&self.endpoint), Arc::clone(&self.origin));
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             tracing::debug!(group = &*origin.group_id, "results are not cleaned up: the API server is slow");
             return;
         };

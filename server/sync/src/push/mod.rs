@@ -10,6 +10,7 @@
 //! [`cleanup`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -25,7 +26,9 @@ mod cleanup;
 use crate::api::{Caller, Endpoint};
 use crate::config::{ApiConfig, Config};
 use crate::hub::{Connection, Hub};
+use answer::Judgement;
 use batch::{Body, Entry, Request};
+pub(crate) use cleanup::Cleaner;
 
 /// Bytes of a group's pushes that may wait while a request is on its way. Mutations are small: this is some ten
 /// thousand of them, and a client that makes more while the API server is away is sent off to come back later.
@@ -42,8 +45,12 @@ const MAX_CLEANUPS: usize = 8;
 #[derive(Debug, Default)]
 pub(crate) struct Origin {
     caller: Caller,
+    connection_id: u64,
+    client_id: Arc<str>,
     group_id: Arc<str>,
     user_id: Option<String>,
+    /// Whether the connection has other credentials by now.
+    replaced: AtomicBool,
 }
 
 /// A connection, as the mutate API sees it.
@@ -59,8 +66,11 @@ impl Source {
     pub(crate) fn new(connection: &Connection, headers: &HeaderMap, api: &ApiConfig) -> Self {
         let origin = Origin {
             caller: Caller::from_request(headers, api, connection.auth.as_ref().map(|auth| auth.token.to_string())),
+            connection_id: connection.id,
+            client_id: Arc::clone(&connection.client_id),
             group_id: Arc::clone(&connection.group_id),
             user_id: connection.user_id.clone(),
+            replaced: AtomicBool::default(),
         };
         Source { origin: Arc::new(origin), ready: false, cleanups: Arc::new(Semaphore::new(MAX_CLEANUPS)) }
     }
@@ -73,8 +83,16 @@ impl Source {
     fn change(&mut self, change: impl FnOnce(&mut Caller)) {
         let mut caller = self.origin.caller.clone();
         change(&mut caller);
-        let Origin { group_id, user_id, .. } = &*self.origin;
-        self.origin = Arc::new(Origin { caller, group_id: Arc::clone(group_id), user_id: user_id.clone() });
+        let before = &*self.origin;
+        let origin = Arc::new(Origin {
+            caller,
+            connection_id: before.connection_id,
+            client_id: Arc::clone(&before.client_id),
+            group_id: Arc::clone(&before.group_id),
+            user_id: before.user_id.clone(),
+            replaced: AtomicBool::default(),
+        });
+        std::mem::replace(&mut self.origin, origin).replaced.store(true, Ordering::Relaxed);
     }
 }
 
@@ -210,9 +228,23 @@ async fn send(hub: Arc<Hub>, endpoint: Arc<Endpoint>, request: Request) {
     let Request { origin, body, ids } = request;
     let outcome = endpoint.post(&origin.caller, body.into_text(), "push").await;
     let group = &*origin.group_id;
-    for verdict in answer::judge(outcome, &ids, origin.user_id.as_deref()) {
+    let Judgement { validated, verdicts } = answer::judge(outcome, &ids, origin.user_id.as_deref());
+    // What an API server thinks of credentials that were replaced meanwhile is nobody's concern.
+    let pusher = hub
+        .connection(group, &origin.client_id)
+        .filter(|connection| connection.id == origin.connection_id && !origin.replaced.load(Ordering::Relaxed));
+    if let Some(pusher) = pusher.as_ref().filter(|_| validated) {
+        hub.validated(pusher);
+    }
+    for verdict in verdicts {
         let message = &verdict.error.message;
         tracing::warn!(group, message, clients = ?verdict.clients, mutations = ids.len(), "a push failed");
+        if let Some(pusher) = pusher.as_ref().filter(|_| verdict.error.is_auth())
+            && verdict.clients.iter().all(|client| **client != *origin.client_id)
+        {
+            // Whose credentials are refused does not go on with them, whoever made the mutations.
+            pusher.outbox.fail(ErrorBody { mutation_ids: Some(Vec::new()), ..verdict.error.clone() });
+        }
         for client in verdict.clients {
             if let Some(connection) = hub.connection(group, &client) {
                 connection.outbox.fail(verdict.error.clone());

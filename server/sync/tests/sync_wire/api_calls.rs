@@ -1,12 +1,13 @@
 //! What the application's API servers are told of a connection, and whom it harms when they do not answer (sheet §11).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use protocol_client::{Connection, Hello, Identity};
 use serde_json::{Value, json};
 use zql_spec::protocol::error::{ErrorKind, ErrorReason};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, join, open, poke, query};
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, hash, join, open, poke, pokes_until_got, query};
 use crate::mutate_api::{Call, MutateApi};
 
 /// A server whose queries and mutations go to the same API server, under different rules.
@@ -191,4 +192,36 @@ async fn slow_and_dead_servers_harm_only_those_who_ask_them() {
     assert!(body.message.starts_with("Fetch from API server threw error: "), "{}", body.message);
     slow.release();
     until_row(&mut late, "meanwhile").await;
+}
+
+/// Whatever shows that an API server knows a user spares the next question whether it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_was_known_a_moment_ago_is_not_asked_for() {
+    let (server, api) = start(&[("ZERO_AUTH_RETRANSFORM_INTERVAL_SECONDS", "1000000")]).await;
+    let seconds = |seconds| server.hub.clock().advance(Duration::from_secs(seconds));
+    for pushes in [true, false] {
+        let identity = Identity { user_id: Some("u".to_owned()), auth: Some("t".to_owned()), ..server.identity() };
+        let mut connection = join(&identity, |_| {}).await;
+        seconds(200);
+        if pushes {
+            for id in [1, 2] {
+                // The second one is sent when all has been made of the answer to the first one.
+                connection.send_text(create(&identity, id)).await.expect("sent");
+                until_row(&mut connection, &format!("made-{id}")).await;
+            }
+        } else {
+            let wanted = query(r#"{"table":"comment"}"#);
+            connection.change_queries(vec![wanted.clone()]).await.expect("sent");
+            pokes_until_got(&mut connection, &hash(&wanted)).await;
+        }
+        // It is 400 seconds after joining: would the API server be asked, it would not know the user.
+        api.answer_with(&[(401, "")]);
+        seconds(200);
+        let marker = format!("marker-{pushes}");
+        server.sql(&format!("INSERT INTO issue VALUES ('{marker}', 'x', true)"));
+        until_row(&mut connection, &marker).await;
+        seconds(150);
+        let body = error(&mut connection).await;
+        assert_eq!((body.kind, body.status), (ErrorKind::TransformFailed, Some(401)));
+    }
 }

@@ -100,7 +100,19 @@ async fn pings_are_answered_and_older_sockets_replaced() {
     let Some(Ok(Message::Text(connected))) = patiently(socket.next()).await else { panic!("a message") };
     assert!(connected.starts_with(r#"["connected",{"wsid":"w","timestamp":"#), "{connected}");
     // Without initConnection there is no group: other messages are ignored, pings are not. Binary frames are text.
-    socket.send(Message::text(r#"["changeDesiredQueries",{"desiredQueriesPatch":[]}]"#)).await.expect("sent");
+    let push = r#"["push",{"clientGroupID":"g","mutations":[{"type":"crud","id":1,"clientID":"c","name":"_zero_crud","args":[{"ops":[]}],"timestamp":1}],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#;
+    for ignored in [
+        r#"["changeDesiredQueries",{"desiredQueriesPatch":[]}]"#,
+        r#"["deleteClients",{"clientIDs":["other"]}]"#,
+        r#"["updateAuth",{"auth":"token"}]"#,
+        r#"["ackMutationResponses",{"id":1,"clientID":"c"}]"#,
+        r#"["inspect",{"op":"version","id":"i"}]"#,
+        r#"["pull",{"clientGroupID":"g","cookie":null,"requestID":"r"}]"#,
+        r#"["closeConnection",[]]"#,
+        push,
+    ] {
+        socket.send(Message::text(ignored)).await.expect("sent");
+    }
     socket.send(Message::binary(br#"["ping",{}]"#.to_vec())).await.expect("sent");
     let Some(Ok(Message::Text(pong))) = patiently(socket.next()).await else { panic!("a message") };
     assert_eq!(pong.as_str(), r#"["pong",{}]"#);

@@ -5,6 +5,7 @@ mod api_calls;
 mod auth;
 mod crud;
 mod encodings;
+mod ends;
 mod faults;
 mod flow;
 mod groups;

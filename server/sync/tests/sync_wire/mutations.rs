@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use protocol_client::{Connection, Event, Identity, Poke};
+use protocol_client::{Connection, Event, Hello, Identity, Poke};
 use serde_json::{Value, json};
 use zql_spec::protocol::downstream::RowOp;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorOrigin, ErrorReason};
 use zql_spec::protocol::upstream::{DeleteClients, Upstream};
 
-use crate::harness::{SCHEMA, Server, error, join, next, poke};
+use crate::harness::{SCHEMA, Server, error, join, next, open, poke};
 use crate::mutate_api::MutateApi;
 
 async fn start(pairs: &[(&str, &str)]) -> (Server, Arc<MutateApi>) {
@@ -169,7 +169,12 @@ async fn failures_are_told_to_the_client_that_made_the_mutation() {
         let named: Vec<i64> = mutation_ids.iter().flatten().map(|id| id.id).collect();
         assert_eq!(named, ids);
         assert_eq!(api.calls().len() - before, calls);
-        push_and_wait(&mut pusher, r#"["ping",{}]"#.to_owned()).await;
+        if status == Some(401) {
+            // It is the pusher's token that is not known.
+            assert_eq!(self::error(&mut pusher).await.status, status);
+        } else {
+            push_and_wait(&mut pusher, r#"["ping",{}]"#.to_owned()).await;
+        }
     }
 
     // An API server that comes back in time is not noticed.
@@ -256,4 +261,66 @@ async fn a_slow_api_server_gets_one_request_at_a_time_and_holds_up_nothing_else(
     let sent: Vec<Vec<(String, i64)>> =
         api.calls().iter().map(|call| call.mutations()).filter(|sent| sent[0].0 != other.client_id).collect();
     assert_eq!(sent, [vec![own(1)], vec![own(2), own(3), own(4), own(5)], vec![(b.client_id.clone(), 1)]]);
+}
+
+/// A tab pushes mutations of another one, and it is the pusher whose credentials are refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_credentials_are_refused_does_not_go_on() {
+    let (server, api) = start(&[]).await;
+    let nobody_named =
+        r#"{"kind":"PushFailed","origin":"zeroCache","reason":"http","status":403,"message":"m","mutationIDs":[]}"#;
+    for (answer, status, told) in [
+        ((401, "who"), 401, true),
+        ((200, r#"{"error":"http","status":401,"details":"who","mutationIDs":[]}"#), 401, false),
+        ((200, nobody_named), 403, false),
+        ((200, r#"{"kind":"MutateResponse","userID":"somebody else","mutations":[]}"#), 401, true),
+    ] {
+        let identity = server.identity();
+        let mut maker = join(&identity, |_| {}).await;
+        let mut pusher = join(&identity.sibling(), |_| {}).await;
+        api.answer_with(&[answer]);
+        pusher.send_text(push(&identity, "create", &[1])).await.expect("sent");
+        let body = error(&mut pusher).await;
+        let expected = (ErrorKind::PushFailed, Some(status), Some(vec![]));
+        assert_eq!((body.kind, body.status, body.mutation_ids), expected, "{answer:?}");
+        if told {
+            let named = error(&mut maker).await.mutation_ids.expect("mutations");
+            assert_eq!(named.len(), 1, "{answer:?}");
+        } else {
+            push_and_wait(&mut maker, r#"["ping",{}]"#.to_owned()).await;
+        }
+    }
+}
+
+/// Results go when the group has accepted that clients are gone, and not when somebody says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_clients_that_are_gone() {
+    let (server, api) = start(&[]).await;
+    let identity = server.identity();
+    let mut connection = join(&identity, |_| {}).await;
+    let gone = |client: &str| DeleteClients { client_ids: Some(vec![client.to_owned()]), client_group_ids: None };
+    // Whoever has a cookie of the future is refused, and so is who deletes itself.
+    let mut hello = Hello::again();
+    hello.init.deleted = Some(gone("never"));
+    let body = error(&mut open(&identity.sibling(), Some("azzzzzzzzzzz"), hello).await).await;
+    assert_eq!(body.kind, ErrorKind::InvalidConnectionRequestBaseCookie, "{}", body.message);
+    connection.send(&Upstream::DeleteClients(gone(&identity.client_id))).await.expect("sent");
+    assert_eq!(error(&mut connection).await.message, "cannot delete self");
+    // Those that are missing are deleted with those that are named, and all are told.
+    let third = identity.sibling();
+    let mut accepted = join(&third, |hello| {
+        hello.init.deleted = Some(gone("named"));
+        hello.init.active_clients = Some(vec![third.client_id.clone()]);
+    })
+    .await;
+    api.arrival().await;
+    let cleanup = api.calls()[0].json();
+    let args = json!([{ "type": "bulk", "clientGroupID": identity.client_group_id,
+        "clientIDs": [identity.client_id, "named"] }]);
+    assert_eq!(
+        (&cleanup["mutations"][0]["name"], &cleanup["mutations"][0]["args"]),
+        (&json!("_zero_cleanupResults"), &args)
+    );
+    push_and_wait(&mut accepted, r#"["ping",{}]"#.to_owned()).await;
+    assert_eq!(api.calls().len(), 1);
 }
