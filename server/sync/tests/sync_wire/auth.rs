@@ -361,3 +361,63 @@ async fn tokens_by_a_set_of_keys() {
         assert_eq!(body.message, format!("Failed to decode auth token: {fault}"));
     }
 }
+
+/// A user that is another one, whichever question shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn users_that_turn_out_to_be_others() {
+    let server = Server::start_with(SCHEMA, &[MUTATE_URL, ("ZERO_AUTH_RETRANSFORM_INTERVAL_SECONDS", "100000")]).await;
+    let validated = |user: &str| *server.api.user.lock().expect("not poisoned") = Some(json!(user));
+    for by_query in [true, false] {
+        validated("u");
+        let mut connection = hello(&server.user("u", "t")).await;
+        poke(&mut connection).await;
+        validated("v");
+        if by_query {
+            connection.change_queries(vec![query(ISSUES)]).await.expect("sent");
+        } else {
+            server.hub.clock().advance(std::time::Duration::from_secs(301));
+        }
+        let body = error(&mut connection).await;
+        assert_eq!(
+            (body.kind, &*body.message),
+            (ErrorKind::Unauthorized, "Connection userID does not match validated server userID.")
+        );
+    }
+    // A token where nobody is claimed to show one.
+    validated("u");
+    *server.api.user.lock().expect("not poisoned") = None;
+    let mut connection = hello(&server.identity()).await;
+    poke(&mut connection).await;
+    update(&mut connection, "token").await;
+    let body = error(&mut connection).await;
+    assert_eq!((body.kind, &*body.message), (ErrorKind::Unauthorized, "Authenticated connections require a userID."));
+}
+
+/// What was answered a moment ago serves whoever shows the same credentials, and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_a_moment_ago() {
+    let server = Server::start_with(SCHEMA, &[MUTATE_URL]).await;
+    let wanted = query(ISSUES);
+    let hash = hash_of(&wanted).expect("a hash");
+    // Calls of the one that joins: for its user, for the query unless that is known, for a query of its own.
+    for (number, token, later, expected) in
+        [(1, "one", 0, &[0, 1][..]), (2, "two", 0, &[0, 1, 1]), (3, "one", 6, &[0, 1, 1])]
+    {
+        let identity = server.user("u", "one");
+        let mut first = open(&identity, None, Hello::new(CLIENT_SCHEMA, vec![wanted.clone()])).await;
+        pokes_until_got(&mut first, hash).await;
+        while server.api.call_with("one").await == 0 {}
+        server.hub.clock().advance(std::time::Duration::from_secs(later));
+        let before = server.api.calls.load(Ordering::Relaxed);
+        let sibling = Identity { auth: Some(token.to_owned()), ..identity.sibling() };
+        let mut other = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+        pokes_until_got(&mut other, hash).await;
+        let own = query(&format!(r#"{{"table":"comment","limit":{number}}}"#));
+        other.change_queries(vec![own.clone()]).await.expect("sent");
+        pokes_until_got(&mut other, hash_of(&own).expect("a hash")).await;
+        for queries in expected {
+            assert_eq!(server.api.call_with(token).await, *queries, "{token} {later}");
+        }
+        assert_eq!(server.api.calls.load(Ordering::Relaxed) - before, expected.len(), "{token} {later}");
+    }
+}

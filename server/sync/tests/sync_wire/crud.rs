@@ -422,3 +422,37 @@ async fn permissions_that_cannot_be_read_for_a_moment() {
     acknowledged(&mut connection, &identity, 1.0).await;
     assert_eq!(server.sql("SELECT count(*) FROM issue WHERE title = 'made'"), "1");
 }
+
+/// The API server may still be at the one before; a gap that stays is refused all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mutation_that_comes_too_early_beside_an_api_server() {
+    let server = Server::start_with(&schema(), &[crate::auth::MUTATE_URL]).await;
+    let (identity, mut connection) = join(&server).await;
+    send(&mut connection, push(&identity, 7, &[json!([])])).await;
+    let body = error(&mut connection).await;
+    let expected =
+        format!("Push contains unexpected mutation id 7 for client {}. Expected mutation id 1.", identity.client_id);
+    assert_eq!((body.kind, body.message), (ErrorKind::InvalidPush, expected));
+}
+
+/// Nobody can ever judge by permissions that make no sense: a mutation is acknowledged and fails, and so does an own query.
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_that_make_no_sense() {
+    let server = Server::start(&schema()).await;
+    let (identity, mut connection) = join(&server).await;
+    let nonsense = json!({ "tables": { "issue": { "row": { "select": [["deny", {}]] } } } });
+    server.sql(&format!(
+        "UPDATE zero.permissions SET permissions = '{nonsense}'; INSERT INTO issue VALUES ('m', 'm', true)"
+    ));
+    while poke(&mut connection).await.rows().count() == 0 {}
+    let own = open(&server.identity(), None, Hello::new(CLIENT_SCHEMA, vec![Hello::ast(r#"{"table":"issue"}"#)])).await;
+    let body = error(&mut { own }).await;
+    assert_eq!(body.kind, ErrorKind::Internal);
+    assert!(body.message.starts_with("Could not parse upstream permissions: "), "{}", body.message);
+    let made = json!([op("insert", "issue", &json!({ "id": "i3", "title": "made", "open": true }))]);
+    send(&mut connection, push(&identity, 1, &[made])).await;
+    let body = error(&mut connection).await;
+    assert_eq!(body.kind, ErrorKind::MutationFailed);
+    assert!(body.message.starts_with("Error: Could not parse upstream permissions: "), "{}", body.message);
+    acknowledged(&mut connection, &identity, 1.0).await;
+}

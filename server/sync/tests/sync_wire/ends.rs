@@ -8,7 +8,7 @@ use zql_spec::protocol::error::ErrorKind;
 use zql_spec::protocol::upstream::Upstream;
 
 use crate::harness::{
-    CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, hash, next, open, patiently, pokes_until_got, query,
+    CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, hash, next, open, patiently, poke, pokes_until_got, query,
 };
 
 /// That the socket is closed without a code.
@@ -60,4 +60,36 @@ async fn a_group_that_meets_a_defect() {
         (ErrorKind::Rehome, None, "The client group ended unexpectedly")
     );
     closed(&mut connection).await;
+}
+
+/// A page that reloads finds its group warm; one that does not come back costs nothing for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_outlives_its_last_client_for_a_moment() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let (identity, mut connection) = server.connect(vec![wanted.clone()]).await;
+    let cookie = pokes_until_got(&mut connection, &hash(&wanted)).await.pop().expect("a poke").cookie;
+    drop(connection);
+    let gone = async || {
+        patiently(async {
+            while server.hub.sizes().0 > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    };
+    gone().await;
+    server.hub.clock().advance(Duration::from_secs(2));
+    assert_eq!(server.hub.sizes(), (0, 1));
+    let mut connection = open(&identity, Some(&cookie), Hello::again()).await;
+    poke(&mut connection).await;
+    drop(connection);
+    gone().await;
+    server.hub.clock().advance(Duration::from_secs(6));
+    patiently(async {
+        while server.hub.sizes().1 > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }

@@ -1,12 +1,12 @@
 //! What the clients of a group see of each other, of their queries and of what others do to their record (record sheet
 //! §13): each poke as lines, in order.
 
-use protocol_client::{Connection, Hello, Identity};
+use protocol_client::{Connection, Error, Event, Hello, Identity};
 use serde_json::json;
-use zql_spec::protocol::upstream::DesiredOp;
+use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 use zql_spec::version::StateVersion;
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, Names, SCHEMA, Server, hash, open, poke, query};
+use crate::harness::{CLIENT_SCHEMA, ISSUES, Names, SCHEMA, Server, hash, next, open, patiently, poke, query};
 
 /// All issues, as one of several queries that mean the same.
 fn issues(number: u32) -> DesiredOp {
@@ -252,4 +252,82 @@ async fn a_record_ahead_of_the_replica() {
     assert_eq!(first.base, None);
     assert!(first.cookie.as_str() > ahead.as_str(), "{} follows {ahead}", first.cookie);
     assert!(names.lines(&first).contains(&"got put A".to_owned()), "{first:?}");
+}
+
+/// Who is deleted is told to everybody. One that is there nevertheless stays, and is back with its next message.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleted_clients_that_are_there() {
+    let server = Server::start(SCHEMA).await;
+    let (identity, mut one) = server.connect(vec![issues(1)]).await;
+    let names = names(&identity, &[&issues(1), &issues(2)]);
+    while !lines(&mut one, &names).await.contains(&"got put A".to_owned()) {}
+    let sibling = identity.sibling();
+    let names = names.with(&sibling.client_id, "two");
+    let mut two = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![issues(1)])).await;
+    while !lines(&mut two, &names).await.contains(&"got put A".to_owned()) {}
+    let deleted = vec![sibling.client_id.clone(), "nobody".to_owned()];
+    let delete = DeleteClients { client_ids: Some(deleted.clone()), client_group_ids: None };
+    one.send(&Upstream::DeleteClients(delete)).await.expect("sent");
+    for connection in [&mut one, &mut two] {
+        let told = loop {
+            if let Event::DeleteClients(told) = next(connection).await {
+                break told;
+            }
+        };
+        assert_eq!(told.client_ids.as_ref(), Some(&deleted));
+    }
+    let record = format!(r#"SELECT count(*) FROM "zero_0/cvr".clients WHERE "clientID" = '{}'"#, sibling.client_id);
+    assert_eq!(server.sql(&record).trim(), "0");
+    two.change_queries(vec![issues(2)]).await.expect("sent");
+    for connection in [&mut one, &mut two] {
+        assert_eq!(lines(connection, &names).await, ["desired two put B"]);
+    }
+    assert_eq!(server.sql(&record).trim(), "1");
+}
+
+/// A client is in one place, whatever group it says it is of.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_turns_up_in_another_group() {
+    let server = Server::start(SCHEMA).await;
+    let (identity, mut here) = server.connect(vec![]).await;
+    poke(&mut here).await;
+    let elsewhere = Identity { client_id: identity.client_id, ..server.identity() };
+    let mut there = open(&elsewhere, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+    poke(&mut there).await;
+    let end = loop {
+        if let Err(end) = patiently(here.next()).await {
+            break end;
+        }
+    };
+    assert!(matches!(&end, Error::Closed { code: None, .. }), "{end:?}");
+}
+
+/// Old clients are served like new ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_release_gets_its_queries() {
+    let server = Server::start(SCHEMA).await;
+    for version in [30, 37, 39, 44, 45, 48, 49, 50, 51, 52] {
+        let identity = Identity { version, ..server.identity() };
+        let mut connection = open(&identity, None, Hello::new(CLIENT_SCHEMA, vec![issues(1)])).await;
+        let names = names(&identity, &[&issues(1)]);
+        while !lines(&mut connection, &names).await.contains(&"got put A".to_owned()) {}
+        server.sql(&format!("UPDATE issue SET title = 'for {version}' WHERE id = 'i1'"));
+        assert_eq!(lines(&mut connection, &names).await, ["put issue i1"], "{version}");
+    }
+}
+
+/// Without a query API a named query is noted and never answered, and nobody complains.
+#[tokio::test(flavor = "multi_thread")]
+async fn named_queries_that_nobody_can_explain() {
+    let server = Server::start_with(SCHEMA, &[("ZERO_QUERY_URL", "")]).await;
+    let (identity, mut connection) = server.connect(vec![issues(1)]).await;
+    let names = names(&identity, &[&issues(1)]);
+    assert_eq!(lines(&mut connection, &names).await, ["desired me put A"]);
+    let (group, client) = (&identity.client_group_id, &identity.client_id);
+    server.sql(&format!("INSERT INTO zero_0.clients VALUES ('{group}', '{client}', 1)"));
+    let mut seen = Vec::new();
+    while !seen.contains(&"last mutation of me 1".to_owned()) {
+        seen.extend(lines(&mut connection, &names).await);
+    }
+    assert_eq!(seen, ["last mutation of me 1"]);
 }

@@ -14,7 +14,7 @@ use sync::config::Config;
 use sync::hub::Hub;
 use sync::options::Settings;
 use testdata::postgres::shared;
-use tokio::sync::{RwLock, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, RwLock, oneshot, watch};
 use warp::Filter;
 use zql_spec::protocol::downstream::{QueryOp, RowOp};
 use zql_spec::protocol::error::ErrorBody;
@@ -70,7 +70,7 @@ pub(crate) struct Api {
     pub(crate) user: Mutex<Option<Value>>,
     /// What the query `changing` is at the moment.
     pub(crate) changing: Mutex<Value>,
-    /// Tokens and queries of the calls so far.
+    /// Tokens and queries of the calls that nobody waited for yet.
     seen: Mutex<Vec<(String, usize)>>,
     /// Queries that are refused, by their hashes.
     pub(crate) refused: Mutex<Vec<String>>,
@@ -80,8 +80,8 @@ pub(crate) struct Api {
     pub(crate) held: Mutex<Option<String>>,
     /// All tokens that were seen.
     pub(crate) tokens: Mutex<BTreeSet<String>>,
-    /// A permit for each call that nobody waited for yet.
-    arrived: Semaphore,
+    /// Tells that another call came.
+    arrived: Notify,
 }
 
 impl Default for Api {
@@ -97,7 +97,7 @@ impl Default for Api {
             door: RwLock::default(),
             held: Mutex::default(),
             tokens: Mutex::default(),
-            arrived: Semaphore::new(0),
+            arrived: Notify::new(),
         }
     }
 }
@@ -105,13 +105,21 @@ impl Default for Api {
 impl Api {
     /// Waits for the next call with this token: how many queries it asked for.
     pub(crate) async fn call_with(&self, token: &str) -> usize {
-        loop {
-            patiently(self.arrived.acquire()).await.expect("open").forget();
-            let (seen, queries) = self.seen.lock().expect("not poisoned").remove(0);
-            if seen == token {
-                return queries;
+        let call = || {
+            let mut seen = self.seen.lock().expect("not poisoned");
+            let position = seen.iter().position(|(seen, _)| seen == token)?;
+            Some(seen.remove(position).1)
+        };
+        patiently(async {
+            loop {
+                let arrived = self.arrived.notified();
+                if let Some(queries) = call() {
+                    return queries;
+                }
+                arrived.await;
             }
-        }
+        })
+        .await
     }
 }
 
@@ -170,8 +178,11 @@ impl Server {
         pairs: &[(&str, &str)],
     ) -> Server {
         let query_url = serve_api(Arc::clone(&api)).await;
-        let mut settings =
-            Settings::from_pairs([("ZERO_UPSTREAM_DB", database.as_str()), ("ZERO_QUERY_URL", &query_url)]);
+        let mut settings = Settings::from_pairs([("ZERO_UPSTREAM_DB", database.as_str())]);
+        // One that is set to nothing stands for none.
+        if pairs.iter().all(|(name, _)| *name != "ZERO_QUERY_URL") {
+            settings.set("ZERO_QUERY_URL", &query_url);
+        }
         for (name, value) in pairs {
             settings.set(name, value);
         }
@@ -356,7 +367,7 @@ async fn called(api: &Api, body: &Value, token: Option<String>) -> impl warp::Re
     let waits = api.held.lock().expect("not poisoned").as_ref().is_none_or(|held| *held == token);
     api.tokens.lock().expect("not poisoned").insert(token.clone());
     api.seen.lock().expect("not poisoned").push((token, queries.len()));
-    api.arrived.add_permits(1);
+    api.arrived.notify_waiters();
     let _open = if waits { Some(api.door.read().await) } else { None };
     if status != 0 {
         let status = warp::http::StatusCode::from_u16(status as u16).expect("a status");

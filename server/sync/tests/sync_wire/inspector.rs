@@ -2,9 +2,10 @@
 
 use protocol_client::{Connection, Event, Hello, hash_of};
 use serde_json::{Value, json};
+use zql_spec::protocol::error::ErrorKind;
 use zql_spec::protocol::upstream::DesiredOp;
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, next, open, poke, pokes_until_got, query};
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, next, open, poke, pokes_until_got, query};
 
 /// What a request is answered with.
 async fn ask(connection: &mut Connection, request: Value) -> Value {
@@ -122,4 +123,17 @@ async fn queries_and_times() {
     let answer = ask(&mut connection, json!({ "op": "metrics", "id": "m" })).await;
     assert_eq!(keys(&answer["value"]), ["query-materialization-server", "query-update-server"]);
     assert!(answer["value"]["query-materialization-server"].as_array().expect("a digest").len() > 1);
+}
+
+/// What is not asked for in the protocol's words is answered with the end; what servers ignore, with nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_nobody_understands() {
+    let (_server, mut connection, _) = start(&[("ZERO_ADMIN_PASSWORD", "p")]).await;
+    for ignored in [r#"["pull",{"clientGroupID":"g","cookie":null,"requestID":"r"}]"#, r#"["closeConnection",[]]"#] {
+        connection.send_text(ignored.to_owned()).await.expect("sent");
+    }
+    connection.send_text(r#"["ping",{}]"#.to_owned()).await.expect("sent");
+    assert!(matches!(next(&mut connection).await, Event::Pong));
+    connection.send_text(r#"["inspect",{"op":"secrets","id":"1"}]"#.to_owned()).await.expect("sent");
+    assert_eq!(error(&mut connection).await.kind, ErrorKind::InvalidMessage);
 }

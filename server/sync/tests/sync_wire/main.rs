@@ -1,6 +1,7 @@
 //! The wire: a server over a real Postgres, spoken to by a client that checks what the real one checks, and by raw
 //! sockets where a client would not do what the test needs.
 
+mod answers;
 mod api_calls;
 mod auth;
 mod crud;

@@ -26,6 +26,7 @@ async fn joining_is_refused() {
     );
     for (cookie, hello, kind, message) in [
         (Some("zz"), Hello::again(), ErrorKind::Internal, "Invalid LexiVersion: zz"),
+        (Some("00:01:02"), Hello::again(), ErrorKind::Internal, "Invalid version string 00:01:02"),
         (Some("00:01"), Hello::again(), ErrorKind::ClientNotFound, "Client not found"),
         (
             None,
@@ -163,4 +164,48 @@ async fn own_asts_see_what_permissions_allow() {
     let (_, mut connection) = server.connect(vec![own]).await;
     let pokes = pokes_until_got(&mut connection, &hash).await;
     assert_eq!(pokes.last().expect("a poke").rows().count(), 2);
+}
+
+/// What a client's schema asks of the tables that cannot be had.
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_that_do_not_fit() {
+    let server = Server::start(
+        "CREATE TABLE good (id text PRIMARY KEY, body text, blob bytea);
+         CREATE TABLE keyless (id text);
+         CREATE TABLE odd (id bytea PRIMARY KEY, body text)",
+    )
+    .await;
+    for (tables, message) in [
+        (
+            r#"{"odd":{"columns":{"body":{"type":"string"}},"primaryKey":["body"]}}"#,
+            "The \"odd\" table's primary key contains unsupported columns: \"id\" (bytea). These columns must use \
+             Zero-supported data types to sync the table to the client.",
+        ),
+        (
+            r#"{"keyless":{"columns":{"id":{"type":"string"}},"primaryKey":["id"]}}"#,
+            "The \"keyless\" table is missing a primary key or non-null unique index and thus cannot be synced to the client",
+        ),
+        (
+            r#"{"good":{"columns":{"blob":{"type":"string"},"id":{"type":"string"}},"primaryKey":["id"]}}"#,
+            "The \"good\".\"blob\" column cannot be synced because it is of an unsupported data type \"bytea\"",
+        ),
+        (
+            r#"{"good":{"columns":{"body":{"type":"string"},"id":{"type":"string"}},"primaryKey":["body"]}}"#,
+            "The \"good\" table's primaryKey <body> is not associated with a non-null unique index.",
+        ),
+        (
+            r#"{"good":{"columns":{"id":{"type":"string"}},"primaryKey":[]}}"#,
+            "The \"good\" table's client schema does not specify a primary key.",
+        ),
+        (
+            r#"{"x.good":{"columns":{"id":{"type":"string"}},"primaryKey":["id"]}}"#,
+            "The \"x.good\" table does not exist or is not one of the replicated tables: \"good\". Note \
+             that zero does not sync tables from non-public schemas by default. Make sure you have defined a custom \
+             ZERO_APP_PUBLICATION to sync tables from non-public schemas.",
+        ),
+    ] {
+        let hello = Hello::new(&format!(r#"{{"tables":{tables}}}"#), vec![]);
+        let body = error(&mut open(&server.identity(), None, hello).await).await;
+        assert_eq!((body.kind, &*body.message), (ErrorKind::SchemaVersionNotSupported, message));
+    }
 }
