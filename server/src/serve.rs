@@ -228,7 +228,7 @@ async fn open_store(config: &Config) -> Result<cvr_store::Store, Failure> {
     let setting = if config.cvr_db == config.upstream_db { "ZERO_UPSTREAM_DB" } else { "ZERO_CVR_DB" };
     let (pool, address) = pool(&config.cvr_db, setting, "sync-cvr", config.cvr_max_conns)?;
     let options = cvr_store::Options { schema: format!("{}/cvr", config.shard()), task_id: config.task_id.clone() };
-    cvr_store::Store::open(pool, options).await.map_err(|error| {
+    cvr_store::Store::open_with(pool, options, config.cvr_limits).await.map_err(|error| {
         Failure::intentional(format!(
             "the database of client view records, {address} ({setting}), cannot be used: {error}"
         ))

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use cvr::flush::{Flush, RowWrite};
 use cvr::record::{Body, ROW_SET_SIGNATURE};
+use rustc_hash::FxHashSet;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
+use crate::Rehome;
+use crate::error::Failure;
 use crate::sql::{self, Kind};
-use crate::{Rehome, StoreError};
 
 /// Prepared statements of one connection.
 pub(crate) struct Statements {
@@ -16,15 +18,17 @@ pub(crate) struct Statements {
     all: Statement,
     behind: Statement,
     refusals: Statement,
+    free: Statement,
 }
 
 impl Statements {
-    pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, StoreError> {
+    pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, Failure> {
         Ok(Statements {
             rows: client.prepare(&sql::flush(schema, Kind::Rows)).await?,
             all: client.prepare(&sql::flush(schema, Kind::All)).await?,
             behind: client.prepare(&sql::behind(schema)).await?,
             refusals: client.prepare(&sql::refusals(schema)).await?,
+            free: client.prepare(&sql::free(schema)).await?,
         })
     }
 }
@@ -36,7 +40,7 @@ pub(crate) struct Entry<'a> {
 }
 
 /// Runs the statements with nothing to write, so that the first client does not wait for them to be planned.
-pub(crate) async fn warm_up(client: &Client, statements: &Statements) -> Result<(), StoreError> {
+pub(crate) async fn warm_up(client: &Client, statements: &Statements) -> Result<(), Failure> {
     let (instances, rows, config) = (Instances::new(&[]), RowArrays::default(), Config::default());
     let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&""];
     instances.push(&mut parameters);
@@ -55,7 +59,7 @@ pub(crate) async fn write(
     statements: &Statements,
     task_id: &str,
     entries: &[Entry<'_>],
-) -> Result<Vec<Result<(), Rehome>>, StoreError> {
+) -> Result<Vec<Result<(), Rehome>>, Failure> {
     let instances = Instances::new(entries);
     let rows = RowArrays::new(
         entries
@@ -98,7 +102,7 @@ async fn explain(
     task_id: &str,
     entries: &[Entry<'_>],
     outcomes: &mut [Result<(), Rehome>],
-) -> Result<(), StoreError> {
+) -> Result<(), Failure> {
     let refused: Vec<usize> = (0..entries.len()).filter(|&index| outcomes[index].is_err()).collect();
     let groups: Vec<&str> = refused.iter().map(|&index| &*entries[index].flush.cvr.group).collect();
     let times: Vec<f64> = refused.iter().map(|&index| entries[index].flush.last_connect_time).collect();
@@ -120,6 +124,18 @@ async fn explain(
     Ok(())
 }
 
+/// Which groups of a batch nobody else has locked at this moment; new ones are among them.
+pub(crate) async fn free(
+    client: &Client,
+    statements: &Statements,
+    entries: &[Entry<'_>],
+) -> Result<Vec<bool>, Failure> {
+    let groups: Vec<&str> = entries.iter().map(|entry| &*entry.flush.cvr.group).collect();
+    let free = client.query(&statements.free, &[&groups]).await?;
+    let free: FxHashSet<&str> = free.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    Ok(entries.iter().map(|entry| entry.flush.first || free.contains(&*entry.flush.cvr.group)).collect())
+}
+
 /// A part of a group's rows to write behind its poke.
 pub(crate) struct Behind<'a> {
     pub(crate) group: &'a str,
@@ -133,7 +149,7 @@ pub(crate) async fn write_behind(
     client: &Client,
     statements: &Statements,
     parts: &[Behind<'_>],
-) -> Result<(), StoreError> {
+) -> Result<(), Failure> {
     let groups: Vec<&str> = parts.iter().map(|part| part.group).collect();
     let versions: Vec<Option<&str>> = parts.iter().map(|part| part.complete.as_deref()).collect();
     let rows = RowArrays::new(

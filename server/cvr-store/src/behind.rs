@@ -23,6 +23,7 @@ use zql_spec::version::CvrVersion;
 use crate::StoreError;
 use crate::batch::{self, Behind};
 use crate::connection::{Connection, Connections};
+use crate::error::Failure;
 
 /// A flush with more rows has them written behind: up to here, writing them with the record costs the poke less than
 /// two milliseconds. The reference's threshold.
@@ -64,6 +65,8 @@ struct Group {
     rows: IndexMap<RowId, RowWrite, FxBuildHasher>,
     /// Why the rows cannot be written. The record is lost to its clients.
     failed: Option<String>,
+    /// Whether somebody else has locked them.
+    locked: bool,
 }
 
 struct Part {
@@ -89,7 +92,7 @@ impl Waiting {
         let version = flush.cvr.version.clone();
         let group = groups.entry(Arc::clone(&flush.cvr.group)).or_insert_with(|| {
             queue.push_back(Arc::clone(&flush.cvr.group));
-            Group { version: version.clone(), rows: IndexMap::default(), failed: None }
+            Group { version: version.clone(), rows: IndexMap::default(), failed: None, locked: false }
         });
         group.version = version;
         group.rows.extend(flush.rows.iter().map(|write| (write.row.clone(), write.clone())));
@@ -140,6 +143,19 @@ impl Waiting {
         parts
     }
 
+    /// Takes back rows that somebody else has locked: they wait behind those of other groups.
+    fn put_back(&self, part: Part) {
+        let mut state = self.state.lock();
+        let Some(group) = state.groups.get_mut(&part.group) else { return };
+        let newer = std::mem::take(&mut group.rows);
+        group.rows = part.rows.into_iter().map(|write| (write.row.clone(), write)).collect();
+        group.rows.extend(newer);
+        if !std::mem::replace(&mut group.locked, true) {
+            warn!(group = &*part.group, "rows of a client view record are locked by somebody else");
+        }
+        state.queue.push_back(part.group);
+    }
+
     fn settle(&self, parts: &[Part], outcome: Result<(), &StoreError>) {
         let mut state = self.state.lock();
         for part in parts {
@@ -164,44 +180,55 @@ impl Waiting {
 pub(crate) async fn run(waiting: Arc<Waiting>, connections: Arc<Connections>) {
     let mut connection = None;
     loop {
-        let parts = waiting.take();
+        let mut parts = waiting.take();
         if parts.is_empty() {
             waiting.added.notified().await;
             continue;
         }
         let outcome = write(&connections, &mut connection, &parts).await;
         match outcome {
-            // One group's rows cannot be written; find out whose.
+            // One group's rows cannot be written, or not now; find out whose.
             Err(_) if parts.len() > 1 => {
-                for part in &parts {
-                    let part = std::slice::from_ref(part);
-                    let outcome = write(&connections, &mut connection, part).await;
-                    report(part, &outcome);
-                    waiting.settle(part, outcome.as_ref().copied());
+                for part in parts {
+                    let outcome = write(&connections, &mut connection, std::slice::from_ref(&part)).await;
+                    settle(&waiting, part, outcome);
                 }
             }
-            outcome => {
-                report(&parts, &outcome);
-                waiting.settle(&parts, outcome.as_ref().copied());
+            Err(failure) => {
+                if let Some(part) = parts.pop() {
+                    settle(&waiting, part, Err(failure));
+                }
             }
+            Ok(()) => waiting.settle(&parts, Ok(())),
         }
     }
 }
 
-fn report(parts: &[Part], outcome: &Result<(), StoreError>) {
-    if let Err(error) = outcome {
-        for part in parts {
+fn settle(waiting: &Waiting, part: Part, outcome: Result<(), Unwritten>) {
+    match outcome {
+        Ok(()) => waiting.settle(&[part], Ok(())),
+        Err(Unwritten::Locked) => waiting.put_back(part),
+        Err(Unwritten::Refused(error)) => {
             error!(group = &*part.group, %error, "rows of a client view record cannot be written; its clients will sync again");
+            waiting.settle(&[part], Err(&error));
         }
     }
 }
 
-/// Writes rows; waits for Postgres where it cannot be reached. An error is about the rows.
+/// Why rows are not written.
+enum Unwritten {
+    /// Somebody else has locked some of them.
+    Locked,
+    /// Postgres does not take them.
+    Refused(StoreError),
+}
+
+/// Writes rows; waits for Postgres where it cannot be reached.
 async fn write(
     connections: &Connections,
     connection: &mut Option<Connection>,
     parts: &[Part],
-) -> Result<(), StoreError> {
+) -> Result<(), Unwritten> {
     let behind: Vec<Behind<'_>> = parts
         .iter()
         .map(|part| Behind {
@@ -212,14 +239,19 @@ async fn write(
         .collect();
     let mut attempt = 0;
     loop {
-        let outcome = match connections.ensure(connection).await {
-            Ok(open) => batch::write_behind(&open.client, &open.statements, &behind).await,
-            Err(error) => Err(error),
+        let outcome = match connections.ensure(connection, connections.limits.lock).await {
+            Ok(open) => {
+                let write = batch::write_behind(&open.client, &open.statements, &behind);
+                connections.limited(write).await
+            }
+            Err(failure) => Err(failure),
         };
         match outcome {
             Ok(()) => return Ok(()),
-            Err(error @ StoreError::Refused(_)) => return Err(error),
-            Err(error) => {
+            Err(Failure::Locked(_)) => return Err(Unwritten::Locked),
+            Err(Failure::Store(error @ StoreError::Refused(_))) => return Err(Unwritten::Refused(error)),
+            Err(failure) => {
+                let error = connections.judge(failure).await;
                 let wait = RETRY[attempt.min(RETRY.len() - 1)];
                 attempt += 1;
                 warn!(%error, ?wait, "writing rows of client view records failed; trying again");

@@ -4,6 +4,7 @@
 //! leaves out what is certainly older, because the text order of versions is not their order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvr::patch::{QueryPatch, RowPatch};
 use cvr::row::{QueryId, RowsLoader};
@@ -11,6 +12,8 @@ use deadpool_postgres::Object;
 use futures::TryStreamExt;
 use tokio_postgres::types::ToSql;
 
+use crate::connection::limited;
+use crate::error::Failure;
 use crate::{CaughtUp, Range, Rehome, StoreError};
 
 const INSTANCE: i32 = 0;
@@ -39,19 +42,25 @@ pub(crate) fn statement(schema: &str) -> String {
 }
 
 /// Reads a range that is not empty.
-pub(crate) async fn read(client: &Object, statement: &str, range: &Range) -> Result<CaughtUp, StoreError> {
-    let statement = client.prepare_cached(statement).await?;
+pub(crate) async fn read(
+    client: &Object,
+    statement: &str,
+    silence: Option<Duration>,
+    range: &Range,
+) -> Result<CaughtUp, Failure> {
+    let statement = limited(silence, async { Ok(client.prepare_cached(statement).await?) }).await?;
     let since = range.after.as_ref().map_or("", |after| after.state.as_str());
     let excluded: Vec<&str> = range.excluded.iter().map(AsRef::as_ref).collect();
     let parameters: [&(dyn ToSql + Sync); 3] = [&range.group.as_ref(), &since, &excluded];
-    let mut stream = std::pin::pin!(client.query_raw(&statement, parameters).await?);
+    let begin = async { Ok(client.query_raw(&statement, parameters).await?) };
+    let mut stream = std::pin::pin!(limited(silence, begin).await?);
     let mut loader = RowsLoader::default();
     let mut actual = None;
     let mut rows = Vec::new();
     let mut got = Vec::new();
     let mut desired = Vec::new();
     let corrupt = |error| StoreError::Refused(format!("the stored client view record is unusable: {error}"));
-    while let Some(row) = stream.try_next().await? {
+    while let Some(row) = limited(silence, async { Ok(stream.try_next().await?) }).await? {
         let to_version = loader.version(row.try_get(3)?).map_err(corrupt)?;
         let kind: i32 = row.try_get(0)?;
         if kind == INSTANCE {

@@ -1,5 +1,9 @@
 //! What can go wrong with the store, by what the caller does about it.
 
+use std::time::Duration;
+
+use tokio_postgres::error::SqlState;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -47,6 +51,41 @@ pub enum Rehome {
         /// The version in the store.
         actual: String,
     },
+}
+
+/// Why a use of a connection failed, by what becomes of the connection and of others.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nothing came for so long. Whether what was asked took place is not known.
+    #[error("no answer for {0:?}")]
+    Silent(Duration),
+    /// Somebody else holds a lock for too long; nothing was written.
+    #[error("{0}")]
+    Locked(String),
+    /// Tables are missing; nothing was written.
+    #[error("{0}")]
+    Gone(String),
+    /// Everything else.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+}
+
+impl From<Rehome> for Failure {
+    fn from(rehome: Rehome) -> Self {
+        Failure::Store(rehome.into())
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(locked) if *locked.code() == SqlState::LOCK_NOT_AVAILABLE => Failure::Locked(locked.to_string()),
+            Some(gone) if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(gone.code()) => {
+                Failure::Gone(gone.to_string())
+            }
+            _ => Failure::Store(error.into()),
+        }
+    }
 }
 
 impl From<tokio_postgres::Error> for StoreError {

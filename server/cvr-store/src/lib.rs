@@ -16,6 +16,7 @@ use cvr::record::Cvr;
 use cvr::row::{QueryId, Rows};
 use deadpool_postgres::Pool;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use zql_spec::version::CvrVersion;
 
 pub mod behind;
@@ -28,12 +29,15 @@ pub mod writer;
 mod batch;
 mod catch_up;
 mod connection;
+mod lane;
 mod sql;
 
+pub use connection::Limits;
 pub use error::{Rehome, StoreError};
 
 use behind::Waiting;
 use connection::Connections;
+use lane::Lane;
 use writer::{Counters, Job, Writer};
 
 /// Where records are kept and who keeps them.
@@ -99,6 +103,11 @@ impl Store {
     /// Creates or migrates the tables and starts writing. Needs a Tokio runtime. Keeps two connections of its own
     /// beside those of the pool.
     pub async fn open(pool: Pool, options: Options) -> Result<Store, StoreError> {
+        Store::open_with(pool, options, Limits::default()).await
+    }
+
+    /// The same with other limits of waiting.
+    pub async fn open_with(pool: Pool, options: Options, limits: Limits) -> Result<Store, StoreError> {
         let mut client = pool.get().await?;
         schema::migrate(&mut client, &options.schema).await?;
         let schema = schema::quote(&options.schema);
@@ -106,20 +115,22 @@ impl Store {
         let counters = Arc::new(Counters::default());
         let (jobs, receiver) = mpsc::channel(writer::QUEUE);
         let load = load::Statements::new(&schema);
-        load::warm_up(&client, &load).await?;
-        drop(client);
+        let connections = Arc::new(Connections::new(pool, &options.schema, limits));
+        let warm = load::warm_up(&client, &load).await;
+        connections.done(client, warm).await?;
         let catch_up = catch_up::statement(&schema);
         let touch = format!(
             r#"UPDATE {schema}."instances" SET "lastActive" = to_timestamp($2::float8 / 1000), "ttlClock" = $3
                WHERE "clientGroupID" = $1"#
         );
-        let connections = Arc::new(Connections { pool, schema });
         let writer = Writer {
             jobs: receiver,
             connections: Arc::clone(&connections),
             waiting: Arc::clone(&waiting),
             counters: Arc::clone(&counters),
             task_id: options.task_id.clone(),
+            lane: Arc::new(Lane::new(Arc::clone(&connections), options.task_id.clone())),
+            apart: JoinSet::new(),
         };
         tokio::spawn(writer.run());
         let behind = tokio::spawn(behind::run(Arc::clone(&waiting), Arc::clone(&connections))).abort_handle();
@@ -146,10 +157,10 @@ impl Store {
         inner.waiting.settled(Some(group)).await?;
         let mut attempt = 1;
         loop {
-            let client = inner.connections.pool.get().await?;
-            let found = load::record(&client, &inner.load, group, &inner.options.task_id, last_connect_time).await?;
-            drop(client);
-            match found {
+            let client = inner.connections.get().await?;
+            let record = load::record(&client, &inner.load, group, &inner.options.task_id, last_connect_time);
+            let found = inner.connections.limited(record).await;
+            match inner.connections.done(client, found).await? {
                 load::Found::Record(cvr) => return Ok(*cvr),
                 load::Found::Behind(version, rows_version) if attempt >= load::MAX_LOAD_ATTEMPTS => {
                     return Err(StoreError::ClientNotFound(format!(
@@ -168,8 +179,10 @@ impl Store {
         if !cvr.stored {
             return Ok(Rows::default());
         }
-        let client = self.inner.connections.pool.get().await?;
-        load::rows(&client, &self.inner.load, cvr).await
+        let connections = &self.inner.connections;
+        let client = connections.get().await?;
+        let rows = load::rows(&client, &self.inner.load, connections.limits.silence, cvr).await;
+        connections.done(client, rows).await
     }
 
     /// Writes what an update changed, all or nothing. Big row sets follow behind. Once it was called, the flush may
@@ -187,8 +200,10 @@ impl Store {
             return Ok(CaughtUp::default());
         }
         self.inner.waiting.settled(Some(&range.group)).await?;
-        let client = self.inner.connections.pool.get().await?;
-        catch_up::read(&client, &self.inner.catch_up, &range).await
+        let connections = &self.inner.connections;
+        let client = connections.get().await?;
+        let read = catch_up::read(&client, &self.inner.catch_up, connections.limits.silence, &range).await;
+        connections.done(client, read).await
     }
 
     /// Waits until the rows of earlier flushes of a group are written.
@@ -198,10 +213,15 @@ impl Store {
 
     /// Notes that a group is alive (ms since the epoch) and its TTL clock (ms), whoever owns it.
     pub async fn touch(&self, group: &str, last_active: f64, ttl_clock: f64) -> Result<(), StoreError> {
-        let client = self.inner.connections.pool.get().await?;
-        let statement = client.prepare_cached(&self.inner.touch).await?;
-        client.execute(&statement, &[&group, &last_active, &ttl_clock]).await?;
-        Ok(())
+        let connections = &self.inner.connections;
+        let client = connections.get().await?;
+        let touched = connections.limited(async {
+            let statement = client.prepare_cached(&self.inner.touch).await?;
+            client.execute(&statement, &[&group, &last_active, &ttl_clock]).await?;
+            Ok(())
+        });
+        let touched = touched.await;
+        connections.done(client, touched).await
     }
 
     /// Writes what is waiting, rows included, and stops. Later flushes fail.

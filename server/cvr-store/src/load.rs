@@ -19,6 +19,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use zql_spec::version::CvrVersion;
 
+use crate::connection::limited;
+use crate::error::Failure;
 use crate::{Rehome, StoreError};
 
 /// How often a record is read again whose rows are still being written.
@@ -77,7 +79,7 @@ impl Statements {
 }
 
 /// Prepares a connection of the pool for reading.
-pub(crate) async fn warm_up(client: &Object, statements: &Statements) -> Result<(), StoreError> {
+pub(crate) async fn warm_up(client: &Object, statements: &Statements) -> Result<(), Failure> {
     client.prepare_cached(&statements.record).await?;
     client.prepare_cached(&statements.rows).await?;
     Ok(())
@@ -110,13 +112,13 @@ pub(crate) async fn record(
     group: &str,
     task_id: &str,
     last_connect_time: f64,
-) -> Result<Found, StoreError> {
+) -> Result<Found, Failure> {
     let statement = client.prepare_cached(&statements.record).await?;
     let Some(row) = client.query_opt(&statement, &[&group, &last_connect_time]).await? else {
         return Ok(Found::Record(Box::new(Cvr::new(group))));
     };
     if row.try_get("deleted")? {
-        return Err(StoreError::ClientNotFound("Client has been purged due to inactivity".to_owned()));
+        return Err(StoreError::ClientNotFound("Client has been purged due to inactivity".to_owned()).into());
     }
     let owner: Option<String> = row.try_get("owner")?;
     if owner.as_deref() != Some(task_id) {
@@ -244,14 +246,21 @@ impl Versions {
 
 /// Reads the rows that a group's clients hold. They are of no use with a record of another version: a server that had the
 /// group until now may have written both since the record was read.
-pub(crate) async fn rows(client: &Object, statements: &Statements, cvr: &Cvr) -> Result<Rows, StoreError> {
-    let statement = client.prepare_cached(&statements.rows).await?;
+pub(crate) async fn rows(
+    client: &Object,
+    statements: &Statements,
+    silence: Option<Duration>,
+    cvr: &Cvr,
+) -> Result<Rows, Failure> {
+    let prepare = async { Ok(client.prepare_cached(&statements.rows).await?) };
+    let statement = limited(silence, prepare).await?;
     let parameters: [&(dyn ToSql + Sync); 1] = [&&*cvr.group];
     let expected = cvr.version.to_string();
     let mut actual = "00".to_owned();
-    let mut stream = std::pin::pin!(client.query_raw(&statement, parameters).await?);
+    let begin = async { Ok(client.query_raw(&statement, parameters).await?) };
+    let mut stream = std::pin::pin!(limited(silence, begin).await?);
     let mut loader = RowsLoader::default();
-    while let Some(row) = stream.try_next().await? {
+    while let Some(row) = limited(silence, async { Ok(stream.try_next().await?) }).await? {
         let Some(table) = row.try_get::<_, Option<&str>>(0)? else {
             actual = row.try_get(3)?;
             continue;

@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Object;
+
+use crate::connection::limited;
+use crate::error::Failure;
 use crate::{Store, StoreError};
 
 /// When to purge.
@@ -30,6 +34,15 @@ const MAX_INTERVAL: Duration = Duration::from_secs(16 * 60);
 /// How long a tombstone stays, at least.
 const TOMBSTONES: Duration = Duration::from_secs(31 * 24 * 3600);
 
+/// How long a round may take. It deletes the rows of a batch of groups, of which some may have hundreds of thousands.
+const ROUND: Duration = Duration::from_secs(600);
+
+/// Shortest time between rounds, whatever is configured: a round costs a scan of an index.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Waits between attempts at a round that failed: the first, which doubles, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(10));
+
 /// What a round did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purged {
@@ -46,15 +59,28 @@ struct Pace {
     interval: Duration,
     batch: u32,
     remaining: i64,
+    /// How long to wait after the last round failed.
+    retry: Option<Duration>,
 }
 
 impl Pace {
     fn new(options: PurgeOptions) -> Self {
-        Pace { interval: options.interval, batch: options.batch, options, remaining: 0 }
+        Pace { interval: options.interval, batch: options.batch, options, remaining: 0, retry: None }
+    }
+
+    /// How long to wait for the next round.
+    fn wait(&self) -> Duration {
+        self.retry.unwrap_or(self.interval.max(MIN_INTERVAL))
+    }
+
+    /// The last round failed.
+    fn failed(&mut self) {
+        self.retry = Some(self.retry.map_or(RETRY.0, |last| (last * 2).min(RETRY.1)));
     }
 
     /// What the last round means for the next.
     fn after(&mut self, purged: Purged) {
+        self.retry = None;
         if purged.remaining > self.remaining {
             self.batch = self.batch.saturating_add(self.options.batch);
         }
@@ -67,52 +93,10 @@ impl Pace {
 impl Store {
     /// Purges up to `batch` groups that were last active before the threshold.
     pub async fn purge_round(&self, inactivity: Duration, batch: u32) -> Result<Purged, StoreError> {
-        let schema = &self.inner.connections.schema;
-        let mut client = self.inner.connections.pool.get().await?;
-        let tx = client.transaction().await?;
-        let seconds = inactivity.as_secs_f64();
-        let inactive = r#"NOT "deleted" AND "lastActive" < now() - make_interval(secs => $1)"#;
-        let ids: Vec<String> = tx
-            .query(
-                &format!(
-                    r#"SELECT "clientGroupID" FROM {schema}."instances" WHERE {inactive}
-                       ORDER BY "lastActive" LIMIT $2 FOR UPDATE SKIP LOCKED"#
-                ),
-                &[&seconds, &i64::from(batch)],
-            )
-            .await?
-            .iter()
-            .map(|row| row.try_get(0))
-            .collect::<Result<_, _>>()?;
-        if !ids.is_empty() {
-            for table in ["desires", "queries", "clients", "rows", "rowsVersion"] {
-                let sql = format!(r#"DELETE FROM {schema}."{table}" WHERE "clientGroupID" = ANY($1)"#);
-                tx.execute(&sql, &[&ids]).await?;
-            }
-            tx.execute(
-                &format!(
-                    r#"UPDATE {schema}."instances" SET "deleted" = true, "version" = '00', "ttlClock" = 0,
-                       "replicaVersion" = NULL, "owner" = NULL, "grantedAt" = NULL, "clientSchema" = NULL
-                       WHERE "clientGroupID" = ANY($1)"#
-                ),
-                &[&ids],
-            )
-            .await?;
-            tx.execute(
-                &format!(
-                    r#"DELETE FROM {schema}."instances" WHERE "deleted"
-                       AND "lastActive" < now() - make_interval(secs => $1)"#
-                ),
-                &[&TOMBSTONES.max(inactivity).as_secs_f64()],
-            )
-            .await?;
-        }
-        let remaining = tx
-            .query_one(&format!(r#"SELECT count(*) FROM {schema}."instances" WHERE {inactive}"#), &[&seconds])
-            .await?
-            .try_get(0)?;
-        tx.commit().await?;
-        Ok(Purged { groups: ids.len() as u64, remaining })
+        let connections = &self.inner.connections;
+        let mut client = connections.get().await?;
+        let purged = limited(Some(ROUND), round(&mut client, &connections.schema, inactivity, batch)).await;
+        connections.done(client, purged).await
     }
 
     /// Purges for ever: more a round while groups become inactive faster than they are purged, ever more rarely while
@@ -124,7 +108,7 @@ impl Store {
         let inactivity = options.inactivity;
         let mut pace = Pace::new(options);
         loop {
-            tokio::time::sleep(pace.interval).await;
+            tokio::time::sleep(pace.wait()).await;
             match self.purge_round(inactivity, pace.batch).await {
                 Ok(purged) => {
                     let Purged { groups, remaining } = purged;
@@ -133,10 +117,62 @@ impl Store {
                     }
                     pace.after(purged);
                 }
-                Err(error) => tracing::warn!(%error, "purging client view records failed; trying again later"),
+                Err(error) => {
+                    pace.failed();
+                    tracing::warn!(%error, wait = ?pace.wait(), "purging client view records failed; trying again");
+                }
             }
         }
     }
+}
+
+/// One round, as one transaction. If this server is gone in the middle of it, its locks are so within a minute.
+async fn round(client: &mut Object, schema: &str, inactivity: Duration, batch: u32) -> Result<Purged, Failure> {
+    let tx = client.transaction().await?;
+    tx.batch_execute("SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL lock_timeout = '20s'").await?;
+    let seconds = inactivity.as_secs_f64();
+    let inactive = r#"NOT "deleted" AND "lastActive" < now() - make_interval(secs => $1)"#;
+    let ids: Vec<String> = tx
+        .query(
+            &format!(
+                r#"SELECT "clientGroupID" FROM {schema}."instances" WHERE {inactive}
+                   ORDER BY "lastActive" LIMIT $2 FOR UPDATE SKIP LOCKED"#
+            ),
+            &[&seconds, &i64::from(batch)],
+        )
+        .await?
+        .iter()
+        .map(|row| row.try_get(0))
+        .collect::<Result<_, _>>()?;
+    if !ids.is_empty() {
+        for table in ["desires", "queries", "clients", "rows", "rowsVersion"] {
+            let sql = format!(r#"DELETE FROM {schema}."{table}" WHERE "clientGroupID" = ANY($1)"#);
+            tx.execute(&sql, &[&ids]).await?;
+        }
+        tx.execute(
+            &format!(
+                r#"UPDATE {schema}."instances" SET "deleted" = true, "version" = '00', "ttlClock" = 0,
+                   "replicaVersion" = NULL, "owner" = NULL, "grantedAt" = NULL, "clientSchema" = NULL
+                   WHERE "clientGroupID" = ANY($1)"#
+            ),
+            &[&ids],
+        )
+        .await?;
+        tx.execute(
+            &format!(
+                r#"DELETE FROM {schema}."instances" WHERE "deleted"
+                   AND "lastActive" < now() - make_interval(secs => $1)"#
+            ),
+            &[&TOMBSTONES.max(inactivity).as_secs_f64()],
+        )
+        .await?;
+    }
+    let remaining = tx
+        .query_one(&format!(r#"SELECT count(*) FROM {schema}."instances" WHERE {inactive}"#), &[&seconds])
+        .await?
+        .try_get(0)?;
+    tx.commit().await?;
+    Ok(Purged { groups: ids.len() as u64, remaining })
 }
 
 #[cfg(test)]
@@ -163,6 +199,28 @@ mod tests {
         ] {
             pace.after(Purged { groups: 0, remaining });
             assert_eq!((pace.interval.as_secs(), pace.batch), (interval, batch), "{remaining}");
+        }
+    }
+
+    #[test]
+    fn failures_are_tried_again_soon_and_then_more_rarely() {
+        let mut pace = Pace::new(PurgeOptions::default());
+        for milliseconds in [25, 50, 100, 200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000] {
+            pace.failed();
+            assert_eq!(pace.wait().as_millis(), milliseconds);
+        }
+        pace.after(Purged { groups: 0, remaining: 1 });
+        assert_eq!(pace.wait().as_secs(), 60);
+        pace.failed();
+        assert_eq!(pace.wait().as_millis(), 25);
+    }
+
+    #[test]
+    fn an_interval_of_nothing_is_a_short_one() {
+        let mut pace = Pace::new(PurgeOptions { interval: std::time::Duration::ZERO, ..PurgeOptions::default() });
+        for _ in 0..3 {
+            assert_eq!(pace.wait(), super::MIN_INTERVAL);
+            pace.after(Purged { groups: 0, remaining: 0 });
         }
     }
 }

@@ -121,18 +121,30 @@ fn config_sql(schema: &str) -> String {
     )
 }
 
+/// Rows of a record that was purged or dropped meanwhile are not written: whoever has its name next is not to have them.
 pub(crate) fn behind(schema: &str) -> String {
     format!(
-        r#"WITH versions AS (
+        r#"WITH alive AS MATERIALIZED (
+    SELECT id, version, n FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (id, version, n)
+    WHERE EXISTS (SELECT FROM {schema}."instances" i WHERE i."clientGroupID" = id AND i."deleted" IS DISTINCT FROM true)
+), versions AS (
     INSERT INTO {schema}."rowsVersion" AS v ("clientGroupID", "version")
-    SELECT id, coalesce(version, '00') FROM unnest($1::text[], $2::text[]) AS t (id, version)
+    SELECT id, coalesce(version, '00') FROM alive
     ON CONFLICT ("clientGroupID") DO UPDATE SET "version" = excluded."version" WHERE excluded."version" <> '00'
 )
 INSERT INTO {schema}."rows" ("clientGroupID", "schema", "table", "rowKey", "rowVersion", "patchVersion", "refCounts")
-SELECT ($1::text[])[g], '', "table", row_key::jsonb, row_version, patch_version, ref_counts::jsonb
+SELECT id, '', "table", row_key::jsonb, row_version, patch_version, ref_counts::jsonb
 FROM unnest($3::int4[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-    AS r (g, "table", row_key, row_version, patch_version, ref_counts)
+    AS r (g, "table", row_key, row_version, patch_version, ref_counts) JOIN alive ON n = g
 {UPSERT_ROWS}"#
+    )
+}
+
+/// The lock is the one that [`flush`] takes, and is gone when the statement ends.
+pub(crate) fn free(schema: &str) -> String {
+    format!(
+        r#"SELECT "clientGroupID" FROM {schema}."instances" WHERE "clientGroupID" = ANY($1::text[])
+        FOR NO KEY UPDATE SKIP LOCKED"#
     )
 }
 

@@ -7,6 +7,8 @@
 //! `synchronous_commit` is left as the database has it (on, unless someone chose otherwise): were Postgres to lose
 //! a version that clients have been told about, later versions could be numbered past it, and a row that a client got
 //! in the lost version would never be taken back. A batch shares one wait for the disk among its groups.
+//!
+//! A record that somebody else has locked holds up its batch for a moment only: then it waits apart ([`Lane`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +17,15 @@ use std::time::Duration;
 use cvr::flush::Flush;
 use rustc_hash::FxHashSet;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::StoreError;
 use crate::batch::{self, Entry};
 use crate::behind::{MAX_ROWS_WITH_RECORD, Waiting};
 use crate::connection::{Connection, Connections};
+use crate::error::Failure;
+use crate::lane::Lane;
 
 /// Groups in one batch: bounds how long one commit takes (about 20 ms for a full one with a few rows each).
 const MAX_BATCH: usize = 256;
@@ -62,6 +67,9 @@ pub(crate) struct Writer {
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) task_id: String,
+    pub(crate) lane: Arc<Lane>,
+    /// Flushes that wait in the lane. At most one of each group.
+    pub(crate) apart: JoinSet<()>,
 }
 
 struct Pending {
@@ -73,9 +81,12 @@ impl Writer {
     /// Writes until it is closed, or everyone who could ask is gone.
     pub(crate) async fn run(mut self) {
         let mut connection = None;
-        if let Ok(open) = self.connections.ensure(&mut connection).await {
+        if let Ok(open) = self.connections.ensure(&mut connection, self.connections.limits.lock).await {
             // What fails here fails, and is reported, when there is something to write.
-            let _ = batch::warm_up(&open.client, &open.statements).await;
+            let warm_up = batch::warm_up(&open.client, &open.statements);
+            if self.connections.limited(warm_up).await.is_err() {
+                connection = None;
+            }
         }
         let mut closing = None;
         // A second flush of a group that is in the batch; a well-behaved group never has one.
@@ -109,43 +120,57 @@ impl Writer {
                 batch.into_iter().partition(|pending| groups.insert(Arc::clone(&pending.flush.cvr.group)));
             held = later;
             self.write(&mut connection, batch).await;
+            while self.apart.try_join_next().is_some() {}
         }
+        while self.apart.join_next().await.is_some() {}
         if let Some(done) = closing {
             let _ = done.send(());
         }
     }
 
-    async fn write(&self, connection: &mut Option<Connection>, batch: Vec<Pending>) {
+    async fn write(&mut self, connection: &mut Option<Connection>, batch: Vec<Pending>) {
         let mut entries = Vec::with_capacity(batch.len());
-        let mut answers = Vec::with_capacity(batch.len());
-        for Pending { flush, done } in batch {
-            match self.waiting.check(&flush.cvr.group) {
-                Ok(waits) => {
-                    entries.push((!waits && flush.rows.len() <= MAX_ROWS_WITH_RECORD, flush));
-                    answers.push(done);
-                }
-                Err(error) => {
-                    let _ = done.send(Err(error));
-                }
+        for pending in batch {
+            match self.waiting.check(&pending.flush.cvr.group) {
+                Ok(waits) => entries.push((!waits && pending.flush.rows.len() <= MAX_ROWS_WITH_RECORD, pending)),
+                Err(error) => pending.answer(Err(error)),
             }
         }
-        match self.attempt(connection, &entries).await {
-            Ok(outcomes) => answer(answers, outcomes),
-            // One group's values are at fault; the others are not to suffer for it.
-            Err(StoreError::Refused(_)) if entries.len() > 1 => {
-                for (entry, done) in entries.iter().zip(answers) {
-                    match self.attempt(connection, std::slice::from_ref(entry)).await {
-                        Ok(outcomes) => answer(vec![done], outcomes),
-                        Err(error) => {
-                            let _ = done.send(Err(error));
-                        }
-                    }
+        let mut outcome = self.attempt(connection, &entries).await;
+        if let Err(Failure::Locked(error)) = &outcome {
+            let free = self.free(connection, &entries).await;
+            let locked = free.iter().filter(|free| !**free).count();
+            warn!(error, groups = entries.len(), locked, "client view records are locked by somebody else");
+            // If none of the records is, then something else is that some of them need.
+            let all = locked == 0;
+            let (rest, apart): (Vec<_>, Vec<_>) = entries.into_iter().zip(free).partition(|(_, free)| *free && !all);
+            self.set_apart(apart.into_iter().map(|(entry, _)| entry));
+            entries = rest.into_iter().map(|(entry, _)| entry).collect();
+            outcome = self.attempt(connection, &entries).await;
+        }
+        match outcome {
+            Ok(outcomes) => {
+                for ((_, pending), outcome) in entries.into_iter().zip(outcomes) {
+                    pending.answer(outcome);
                 }
             }
-            Err(error) => {
+            // Again, or by others than a moment ago.
+            Err(Failure::Locked(_)) => self.set_apart(entries.into_iter()),
+            // One group's values are at fault; the others are not to suffer for it.
+            Err(Failure::Store(StoreError::Refused(_))) if entries.len() > 1 => {
+                for entry in entries {
+                    let outcome = match self.attempt(connection, std::slice::from_ref(&entry)).await {
+                        Ok(mut outcomes) => outcomes.pop().unwrap_or(Ok(())),
+                        Err(failure) => Err(self.connections.judge(failure).await),
+                    };
+                    entry.1.answer(outcome);
+                }
+            }
+            Err(failure) => {
+                let error = self.connections.judge(failure).await;
                 warn!(%error, groups = entries.len(), "writing client view records failed");
-                for done in answers {
-                    let _ = done.send(Err(match &error {
+                for (_, pending) in entries {
+                    pending.answer(Err(match &error {
                         StoreError::Refused(text) => StoreError::Refused(text.clone()),
                         error => StoreError::Postgres(error.to_string()),
                     }));
@@ -154,52 +179,99 @@ impl Writer {
         }
     }
 
+    /// Lets flushes wait for locks without the others.
+    fn set_apart(&mut self, entries: impl Iterator<Item = (bool, Pending)>) {
+        for (with_rows, pending) in entries {
+            let (lane, notes) = (Arc::clone(&self.lane), self.notes());
+            self.apart.spawn(async move {
+                let outcome = lane.write(&pending.flush, with_rows).await;
+                if outcome.is_ok() {
+                    notes.written(&pending.flush, with_rows);
+                }
+                pending.answer(outcome);
+            });
+        }
+    }
+
+    /// Which flushes of a batch nobody holds up; all, if that cannot be found out.
+    async fn free(&self, connection: &Option<Connection>, entries: &[(bool, Pending)]) -> Vec<bool> {
+        let entries: Vec<Entry<'_>> = entries.iter().map(entry).collect();
+        let found = match connection {
+            Some(open) => self.connections.limited(batch::free(&open.client, &open.statements, &entries)).await,
+            None => Ok(Vec::new()),
+        };
+        found.ok().filter(|free| free.len() == entries.len()).unwrap_or_else(|| vec![true; entries.len()])
+    }
+
     /// Writes a batch and hands rows that were left out to those who write behind.
     async fn attempt(
         &self,
         connection: &mut Option<Connection>,
-        flushes: &[(bool, Arc<Flush>)],
-    ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-        let entries: Vec<Entry<'_>> =
-            flushes.iter().map(|(with_rows, flush)| Entry { flush, with_rows: *with_rows }).collect();
+        batch: &[(bool, Pending)],
+    ) -> Result<Vec<Result<(), StoreError>>, Failure> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entries: Vec<Entry<'_>> = batch.iter().map(entry).collect();
         let mut attempts = 0;
         let outcomes = loop {
             attempts += 1;
-            let open = self.connections.ensure(connection).await?;
-            match batch::write(&open.client, &open.statements, &self.task_id, &entries).await {
+            let open = self.connections.ensure(connection, self.connections.limits.lock).await?;
+            let write = batch::write(&open.client, &open.statements, &self.task_id, &entries);
+            match self.connections.limited(write).await {
                 Ok(outcomes) => break outcomes,
-                Err(error @ StoreError::Refused(_)) => return Err(error),
+                Err(failure @ (Failure::Locked(_) | Failure::Store(StoreError::Refused(_)))) => return Err(failure),
                 // Aborted (a deadlock with another server, say) but still connected: nothing was written.
-                Err(error) if attempts < ATTEMPTS && !open.client.is_closed() => {
+                Err(Failure::Store(error)) if attempts < ATTEMPTS && !open.client.is_closed() => {
                     warn!(%error, "writing client view records was aborted; trying again");
                 }
-                Err(error) => {
+                Err(failure) => {
                     *connection = None;
-                    return Err(error);
+                    return Err(failure);
                 }
             }
         };
-        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        let notes = self.notes();
+        notes.counters.batches.fetch_add(1, Ordering::Relaxed);
         for (entry, outcome) in entries.iter().zip(&outcomes) {
-            if outcome.is_err() {
-                continue;
-            }
-            let rows = entry.flush.rows.len() as u64;
-            self.counters.flushes.fetch_add(1, Ordering::Relaxed);
-            if entry.with_rows {
-                self.counters.rows.fetch_add(rows, Ordering::Relaxed);
-            } else {
-                self.counters.rows_behind.fetch_add(rows, Ordering::Relaxed);
-                self.waiting.add(entry.flush);
+            if outcome.is_ok() {
+                notes.written(entry.flush, entry.with_rows);
             }
         }
         Ok(outcomes.into_iter().map(|outcome| outcome.map_err(StoreError::from)).collect())
     }
+
+    fn notes(&self) -> Notes {
+        Notes { waiting: Arc::clone(&self.waiting), counters: Arc::clone(&self.counters) }
+    }
 }
 
-fn answer(answers: Vec<oneshot::Sender<Result<(), StoreError>>>, outcomes: Vec<Result<(), StoreError>>) {
-    for (done, outcome) in answers.into_iter().zip(outcomes) {
+impl Pending {
+    fn answer(self, outcome: Result<(), StoreError>) {
         // A group that no longer waits finds out when it loads its record again.
-        let _ = done.send(outcome);
+        let _ = self.done.send(outcome);
+    }
+}
+
+fn entry((with_rows, pending): &(bool, Pending)) -> Entry<'_> {
+    Entry { flush: &pending.flush, with_rows: *with_rows }
+}
+
+/// Where is noted what was written.
+struct Notes {
+    waiting: Arc<Waiting>,
+    counters: Arc<Counters>,
+}
+
+impl Notes {
+    fn written(&self, flush: &Arc<Flush>, with_rows: bool) {
+        let rows = flush.rows.len() as u64;
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        if with_rows {
+            self.counters.rows.fetch_add(rows, Ordering::Relaxed);
+        } else {
+            self.counters.rows_behind.fetch_add(rows, Ordering::Relaxed);
+            self.waiting.add(flush);
+        }
     }
 }

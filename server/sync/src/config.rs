@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cvr_store::Limits;
 use cvr_store::purge::PurgeOptions;
 use zql_spec::protocol::connect::number;
 
@@ -103,6 +104,8 @@ pub struct Config {
     pub cvr_max_conns: usize,
     /// `ZERO_CVR_GARBAGE_COLLECTION_*`
     pub cvr_purge: PurgeOptions,
+    /// How long is waited for the database of records; the silence is `ZERO_PG_SOCKET_INACTIVITY_TIMEOUT`.
+    pub cvr_limits: Limits,
     /// `ZERO_REPLICA_FILE`
     pub replica_file: PathBuf,
     /// `ZERO_PORT`; 0 lets the system choose.
@@ -202,6 +205,7 @@ impl Config {
             upstream_db,
             cvr_max_conns: whole(settings, "ZERO_CVR_MAX_CONNS", 30, 1..=10_000)?,
             cvr_purge: purge(settings)?,
+            cvr_limits: limits(settings)?,
             replica_file: text("ZERO_REPLICA_FILE").unwrap_or_else(|| "zero.db".to_owned()).into(),
             port: whole(settings, "ZERO_PORT", 4848, 0..=65_535)?,
             app_id,
@@ -322,6 +326,22 @@ fn purge(settings: &Settings) -> Result<PurgeOptions, ConfigError> {
         interval: Duration::from_secs(interval),
         batch: whole(settings, &option("INITIAL_BATCH_SIZE"), default.batch, 0..=1_000_000)?,
     })
+}
+
+/// The reference's switch for sockets that are silent; 0 turns it off.
+fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
+    let name = "ZERO_PG_SOCKET_INACTIVITY_TIMEOUT";
+    let default = Limits::default();
+    let silence = match settings.text(name) {
+        None => default.silence,
+        Some(_) => {
+            let ms: u64 = whole(settings, name, 0, 0..=1_000_000_000_000)?;
+            (ms > 0).then(|| Duration::from_millis(ms))
+        }
+    };
+    // Postgres is to give a lock up before the connection is given up.
+    let half = silence.map_or(default.patience, |silence| silence / 2);
+    Ok(Limits { silence, lock: default.lock.min(half), patience: default.patience.min(half) })
 }
 
 /// A whole number within bounds.
@@ -450,6 +470,23 @@ mod tests {
         assert!(config.mutate.forward_cookies);
         assert_eq!(config.admin_password.as_deref(), Some("p"));
         assert_eq!(config.without_effect, ["ZERO_LITESTREAM_PORT"]);
+    }
+
+    #[test]
+    fn silence_of_the_database_of_records() {
+        for (value, silence, patience) in [
+            ("", Some(30_000), 15_000),
+            ("120000", Some(120_000), 15_000),
+            ("0", None, 15_000),
+            ("500", Some(500), 250),
+        ] {
+            let mut settings = Settings::from_pairs([DB]);
+            settings.set("ZERO_PG_SOCKET_INACTIVITY_TIMEOUT", value);
+            let limits = Config::new(&settings).expect("good settings").cvr_limits;
+            assert_eq!(limits.silence.map(|silence| silence.as_millis()), silence, "{value}");
+            assert_eq!(limits.patience.as_millis(), patience, "{value}");
+            assert!(limits.lock <= limits.patience);
+        }
     }
 
     #[test]

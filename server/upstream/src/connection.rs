@@ -40,6 +40,13 @@ pub(crate) const VALUE_SETTINGS: &str = "SET datestyle = 'ISO, MDY'; SET interva
 /// How long connecting may take unless the URL says otherwise: long enough for a database that wakes up.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long what was sent may stay unacknowledged before a connection counts as broken: as long as it may take to make one.
+/// The system's own patience is a quarter of an hour.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection may be idle before the other side is asked whether it is there. The system waits two hours.
+const KEEPALIVES_IDLE: Duration = Duration::from_secs(60);
+
 /// A database to connect to.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -92,6 +99,12 @@ impl Target {
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(TCP_USER_TIMEOUT);
+        }
+        if !kept.iter().any(|parameter| parameter.starts_with("keepalives_idle=")) {
+            config.keepalives_idle(KEEPALIVES_IDLE);
         }
         config.ssl_mode(match mode {
             TlsMode::Disable => SslMode::Disable,
@@ -313,6 +326,17 @@ mod tests {
         for (url, mode, address) in cases {
             let target = Target::parse(url, "ZERO_UPSTREAM_DB").unwrap();
             assert_eq!((target.mode, target.address().as_str()), (mode, address), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_cut_does_not_stay_for_long() {
+        for (parameters, timeout, idle) in
+            [("", 30, 60), ("?tcp_user_timeout=5&keepalives_idle=7", 5, 7), ("?keepalives_idle=7", 30, 7)]
+        {
+            let (config, _) = pool_parts(&format!("postgres://u@h/d{parameters}"), "ZERO_CVR_DB", "test").unwrap();
+            assert_eq!(config.get_tcp_user_timeout(), Some(&Duration::from_secs(timeout)), "{parameters}");
+            assert_eq!(config.get_keepalives_idle(), Duration::from_secs(idle), "{parameters}");
         }
     }
 

@@ -19,7 +19,9 @@ mod catch_up;
 mod life;
 mod load;
 mod purge;
+mod relay;
 mod tables;
+mod waiting;
 
 const SCHEMA: &str = "zero_0/cvr";
 
