@@ -316,17 +316,20 @@ fn compression(settings: &Settings) -> Result<Option<Compression>, ConfigError> 
 fn purge(settings: &Settings) -> Result<PurgeOptions, ConfigError> {
     let option = |name: &str| format!("ZERO_CVR_GARBAGE_COLLECTION_{name}");
     let default = PurgeOptions::default();
-    // Longer than a century is never.
-    let hours = 1..=1_000_000;
-    let inactivity =
-        whole(settings, &option("INACTIVITY_THRESHOLD_HOURS"), default.inactivity.as_secs() / 3600, hours)?;
-    let interval = whole(settings, &option("INITIAL_INTERVAL_SECONDS"), default.interval.as_secs(), 1..=86_400)?;
+    let seconds = |name: &str, unit: f64, default: Duration| match settings.text(&option(name)).and_then(number) {
+        // Nothing is older than from now on, and longer than a century is never.
+        Some(value) => Duration::from_secs_f64((value * unit).clamp(0.0, CENTURY)),
+        None => default,
+    };
     Ok(PurgeOptions {
-        inactivity: Duration::from_secs(inactivity * 3600),
-        interval: Duration::from_secs(interval),
+        inactivity: seconds("INACTIVITY_THRESHOLD_HOURS", 3600.0, default.inactivity),
+        interval: seconds("INITIAL_INTERVAL_SECONDS", 1.0, default.interval),
         batch: whole(settings, &option("INITIAL_BATCH_SIZE"), default.batch, 0..=1_000_000)?,
     })
 }
+
+/// A century in seconds.
+const CENTURY: f64 = 100.0 * 365.0 * 24.0 * 3600.0;
 
 /// The reference's switch for sockets that are silent; 0 turns it off.
 fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
@@ -470,6 +473,28 @@ mod tests {
         assert!(config.mutate.forward_cookies);
         assert_eq!(config.admin_password.as_deref(), Some("p"));
         assert_eq!(config.without_effect, ["ZERO_LITESTREAM_PORT"]);
+    }
+
+    #[test]
+    fn purging() {
+        let prefix = "ZERO_CVR_GARBAGE_COLLECTION";
+        // Hours, seconds and groups as they are set, and what is made of them: milliseconds, milliseconds, groups.
+        for (hours, interval, batch, expected) in [
+            ("", "", "", (48 * 3_600_000, 60_000, 25)),
+            ("0.5", "0.25", "0", (1_800_000, 250, 0)),
+            ("0", "0", "1e3", (0, 0, 1000)),
+            ("-1", "-1", "7", (0, 0, 7)),
+            ("Infinity", "1e99", "1", (3_153_600_000_000, 3_153_600_000_000, 1)),
+        ] {
+            let names = ["INACTIVITY_THRESHOLD_HOURS", "INITIAL_INTERVAL_SECONDS", "INITIAL_BATCH_SIZE"];
+            let mut settings = Settings::from_pairs([DB]);
+            for (name, value) in names.into_iter().zip([hours, interval, batch]) {
+                settings.set(&format!("{prefix}_{name}"), value);
+            }
+            let purge = Config::new(&settings).expect("good settings").cvr_purge;
+            let found = (purge.inactivity.as_millis(), purge.interval.as_millis(), purge.batch);
+            assert_eq!(found, expected, "{hours} {interval} {batch}");
+        }
     }
 
     #[test]
