@@ -65,6 +65,10 @@ export function define(zero, options = {}) {
           .orderBy('modified', 'desc')
           .limit(limit),
       ),
+      // Each row occurs once.
+      discussed: defineQuery(({args: {limit}}) =>
+        zql.issue.related('comments').orderBy('id', 'asc').limit(limit),
+      ),
       // One page: everything about one issue.
       page: defineQuery(({args: {id}}) =>
         zql.issue

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use cvr::config::{ConfigUpdate, Put};
 use cvr::flush::FlushTimes;
-use cvr::record::{Body, Cvr};
+use cvr::record::{Body, Counts, Cvr};
 use cvr::row::{RowId, Rows, TableKey};
-use cvr::rows_update::{Contents, QueryUpdate};
+use cvr::rows_update::{Contents, Executed, QueryUpdate};
 use cvr_store::{Options, Store};
 use deadpool_postgres::{Manager, Pool};
 use tokio::sync::watch;
@@ -36,7 +36,7 @@ impl Group {
         let state = StateVersion::from_lsn(state);
         let mut update = QueryUpdate::new(&self.cvr, state.clone(), &"01".into())?;
         if self.rows.is_empty() {
-            update.track(&[("q".into(), "hash".into())], &[])?;
+            update.track(&[Executed { query: "q".into(), hash: "hash".into(), counts: Counts::Alike }], &[])?;
         }
         for row in 0..rows {
             let row = RowId::new(&self.key, &[Value::string(format!("row-{row}-with-an-id-of-usual-length"))]);

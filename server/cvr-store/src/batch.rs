@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cvr::flush::{Flush, RowWrite};
-use cvr::record::{Body, ROW_SET_SIGNATURE};
+use cvr::record::Body;
 use rustc_hash::FxHashSet;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
@@ -319,7 +319,7 @@ impl<'a> Config<'a> {
                 config.hash_version.push(query.transformation_version.as_ref().map(ToString::to_string));
                 config.internal.push(query.body.is_internal().then_some(true));
                 config.query_deleted.push(write.deleted);
-                config.signature.push(query.counted_here.then_some(ROW_SET_SIGNATURE));
+                config.signature.push(query.signature.text());
             }
             for write in &flush.desires {
                 config.desire_group.push(group);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cvr::record::{Body, Cvr, Desire, Query, ROW_SET_SIGNATURE};
+use cvr::record::{Body, Cvr, Desire, Query, Signature};
 use cvr::row::{QueryId, Rows, RowsLoader};
 use cvr::ttl;
 use deadpool_postgres::Object;
@@ -56,7 +56,7 @@ impl Statements {
                     (SELECT json_agg(json_build_array(q."queryHash", q."clientAST", q."queryName", q."queryArgs",
                         q."patchVersion", q."transformationHash", q."transformationVersion",
                         coalesce(q."internal", false),
-                        coalesce(q."rowSetSignature" = '{ROW_SET_SIGNATURE}', false)) ORDER BY q."queryHash")::text FROM {schema}."queries" q
+                        q."rowSetSignature") ORDER BY q."queryHash")::text FROM {schema}."queries" q
                         WHERE q."clientGroupID" = i."clientGroupID" AND q."deleted" IS DISTINCT FROM true) AS "queries",
                     (SELECT json_agg(json_build_array(d."clientID", d."queryHash", d."patchVersion",
                         coalesce(d."deleted", false), d."ttlMs", d."inactivatedAtMs"))::text FROM {schema}."desires" d
@@ -101,7 +101,7 @@ type StoredQuery = (
     Option<String>,
     Option<String>,
     bool,
-    bool,
+    Option<String>,
 );
 type StoredDesire = (String, String, String, bool, Option<f64>, Option<f64>);
 
@@ -161,7 +161,7 @@ fn build(group: &str, row: &Row) -> Result<Cvr, StoreError> {
         .collect();
     let mut queries: IndexMap<QueryId, Query, FxBuildHasher> = IndexMap::default();
     let stored: Vec<StoredQuery> = json(row, "queries")?;
-    for (id, ast, name, args, patch_version, hash, hash_version, internal, counted_here) in stored {
+    for (id, ast, name, args, patch_version, hash, hash_version, internal, signature) in stored {
         let text = |json: &RawValue| -> Arc<str> { json.get().into() };
         let body = match (&ast, name, &args) {
             (Some(ast), ..) if internal => Body::Internal(text(ast)),
@@ -173,7 +173,7 @@ fn build(group: &str, row: &Row) -> Result<Cvr, StoreError> {
         query.patch_version = patch_version.map(|version| versions.get(&version)).transpose()?;
         query.transformation_hash = hash.map(Into::into);
         query.transformation_version = hash_version.map(|version| versions.get(&version)).transpose()?;
-        query.counted_here = counted_here;
+        query.signature = Signature::from_text(signature.as_deref());
         queries.insert(id.into(), query);
     }
     let desires: Vec<StoredDesire> = json(row, "desires")?;

@@ -16,21 +16,75 @@ pub const LMIDS: &str = "lmids";
 /// The internal query that tells clients the results of their mutations.
 pub const MUTATION_RESULTS: &str = "mutationResults";
 
-/// What is stored as the signature of the rows of every query that this server executed: a number that 64 bits cannot hold.
+/// What is stored as the signature of a query's rows where the stored counts are not those that a zero-cache would keep: a
+/// number that 64 bits cannot hold.
 ///
 /// A zero-cache keeps a 64-bit signature of a query's rows. When it loads a record at its own state it runs queries whose
-/// hash is unchanged without comparing their rows with the record, and trusts the stored counts, unless the signature
-/// differs from what it finds. Those counts are occurrences in the answer's tree: the creator of fifty issues of a list
-/// counts fifty, where it counts once here, for the node that holds it. With a true signature such a server would take
-/// the creator from the clients with the first issue that goes. So the signature can be kept only with the counts, and these
-/// not cheaply: whenever a row comes or goes, the counts of all rows below it change, and each is a row to write to the
-/// record of every group that has the query, where now only what clients are told is written.
+/// hash is unchanged without comparing their rows with the record, and trusts the stored counts, unless there is a signature
+/// and it differs from what it finds. Those counts are occurrences in the answer's tree: the creator of fifty issues of a
+/// list counts fifty, where it counts once here, for the node that holds it. With a true signature, or none, such a server
+/// would take the creator from the clients with the first issue that goes. With this one it executes the query once more,
+/// which counts anew and sends only what changed.
 ///
-/// What it would save is little. Only if nothing at all was committed upstream between this server's end and the other
-/// one's start is the signature looked at; at any later state all queries are executed and compared anyway. With the
-/// impossible number they are executed once in that case, too, which counts anew and sends only what changed. This server
-/// compares row by row whenever it loads a record and needs no signature.
+/// Where each row occurs once for each node ([`Counts::Alike`]) the counts are the same on both sides, and nothing is stored:
+/// then the query is not compared. A true signature would be of no more use, and for other queries there is none to give. It
+/// goes over all events that a run of theirs happened to emit, a row that was emitted an even number of times being left out:
+/// how many rows of an EXISTS are emitted depends on what their run before kept, and so differs from run to run; an EXISTS that
+/// their planner turned around emits all rows that match, where three for each parent are kept here; and a scalar subquery,
+/// which they resolve first, emits its row besides. Keeping their counts would also write a row of the record for each row below
+/// one that came or went, in every group that has the query.
+///
+/// This server compares row by row whenever it loads a record and needs no signature.
 pub const ROW_SET_SIGNATURE: &str = "10000000000000000";
+
+/// Whether the counts that are kept of a query's rows are those that a zero-cache would keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// They are: a row occurs once in the answer for each node that holds it.
+    Alike,
+    /// They may be less: rows may occur below several parents, or decide an EXISTS.
+    Own,
+}
+
+/// What is stored as the signature of a query's rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Signature {
+    /// Nothing: a zero-cache trusts the counts.
+    #[default]
+    Absent,
+    /// [`ROW_SET_SIGNATURE`]: it does not.
+    Impossible,
+    /// A zero-cache's own.
+    Foreign(Arc<str>),
+}
+
+impl Signature {
+    /// What is to be stored with rows that were counted here.
+    pub fn of(counts: Counts) -> Self {
+        match counts {
+            Counts::Alike => Signature::Absent,
+            Counts::Own => Signature::Impossible,
+        }
+    }
+
+    /// What a column says.
+    pub fn from_text(text: Option<&str>) -> Self {
+        match text {
+            None => Signature::Absent,
+            Some(ROW_SET_SIGNATURE) => Signature::Impossible,
+            Some(foreign) => Signature::Foreign(foreign.into()),
+        }
+    }
+
+    /// What to write into the column.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Signature::Absent => None,
+            Signature::Impossible => Some(ROW_SET_SIGNATURE),
+            Signature::Foreign(text) => Some(text),
+        }
+    }
+}
 
 /// A client group's record. Copies are cheap: maps are shared until one of them is changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,8 +122,8 @@ pub struct Query {
     pub transformation_hash: Option<Arc<str>>,
     /// When that hash came into effect.
     pub transformation_version: Option<Arc<CvrVersion>>,
-    /// Whether the stored counts of its rows are known to be this server's: see [`ROW_SET_SIGNATURE`].
-    pub counted_here: bool,
+    /// What a zero-cache is to think of the stored counts of its rows.
+    pub signature: Signature,
     /// The desires, ended ones until they expire, by client. Clients may be gone.
     pub clients: BTreeMap<Arc<str>, Desire>,
 }
@@ -116,7 +170,7 @@ impl Query {
             patch_version: None,
             transformation_hash: None,
             transformation_version: None,
-            counted_here: false,
+            signature: Signature::Absent,
             clients: BTreeMap::new(),
         }
     }

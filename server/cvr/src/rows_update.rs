@@ -20,7 +20,7 @@ use crate::CvrError;
 use crate::draft::Draft;
 use crate::flush::{Flush, FlushTimes, RowWrite};
 use crate::patch::{QueryPatch, RowPatch};
-use crate::record::Cvr;
+use crate::record::{Counts, Cvr, Signature};
 use crate::row::{QueryId, RefCounts, RowId, RowRecord, Rows};
 
 /// A row's contents and its own version.
@@ -30,6 +30,17 @@ pub struct Contents<T> {
     pub row_version: Arc<str>,
     /// The contents, in whatever form the caller sends them.
     pub value: T,
+}
+
+/// A query that ran.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// The query.
+    pub query: QueryId,
+    /// The hash of the AST that ran.
+    pub hash: Arc<str>,
+    /// How its rows are counted.
+    pub counts: Counts,
 }
 
 /// An update caused by the engine.
@@ -97,13 +108,9 @@ impl<T> QueryUpdate<T> {
         &self.draft.cvr
     }
 
-    /// Says which queries were executed (with the hash of the AST that ran) and which are removed. Their rows are
-    /// void until received. Unknown queries are passed over.
-    pub fn track(
-        &mut self,
-        executed: &[(QueryId, Arc<str>)],
-        removed: &[QueryId],
-    ) -> Result<Vec<QueryPatch>, CvrError> {
+    /// Says which queries were executed and which are removed. Their rows are void until received. Unknown queries are
+    /// passed over.
+    pub fn track(&mut self, executed: &[Executed], removed: &[QueryId]) -> Result<Vec<QueryPatch>, CvrError> {
         if !self.touched.is_empty() {
             return Err(CvrError::Internal("queries must be tracked before rows are received".to_owned()));
         }
@@ -120,14 +127,15 @@ impl<T> QueryUpdate<T> {
             query: Arc::clone(query),
             client: None,
         };
-        for (id, hash) in executed {
+        for Executed { query: id, hash, counts } in executed {
             let Some(query) = self.draft.cvr.queries.get(id) else { continue };
             self.tracked.insert(Arc::clone(id));
-            if query.transformation_hash.as_ref() == Some(hash) && query.counted_here {
+            let signature = Signature::of(*counts);
+            if query.transformation_hash.as_ref() == Some(hash) && query.signature == signature {
                 continue;
             }
             if let Some(query) = self.draft.query_mut(id) {
-                query.counted_here = true;
+                query.signature = signature;
                 if query.transformation_hash.as_ref() != Some(hash) {
                     query.transformation_hash = Some(Arc::clone(hash));
                     query.transformation_version = Some(Arc::clone(&version));

@@ -8,6 +8,7 @@ use zql_spec::protocol::downstream::RowOp;
 use zql_spec::protocol::upstream::DesiredOp;
 
 pub(crate) const SCHEMA: &str = r#"{"tables":{
+"comment":{"columns":{"body":{"type":"string"},"id":{"type":"string"},"issue_id":{"type":"string"}},"primaryKey":["id"]},
 "issue":{"columns":{"id":{"type":"string"},"modified":{"type":"number"},"title":{"type":"string"}},"primaryKey":["id"]},
 "issue_label":{"columns":{"issue_id":{"type":"string"},"label_id":{"type":"string"}},"primaryKey":["issue_id","label_id"]},
 "label":{"columns":{"id":{"type":"string"},"name":{"type":"string"}},"primaryKey":["id"]},

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use cvr::config::{ConfigUpdate, Put};
 use cvr::flush::{Flush, FlushTimes};
-use cvr::record::{Body, Cvr};
+use cvr::record::{Body, Counts, Cvr};
 use cvr::row::{RowId, Rows, TableKey};
-use cvr::rows_update::{Contents, QueryUpdate};
+use cvr::rows_update::{Contents, Executed, QueryUpdate};
 use cvr_store::{Options, Store, StoreError};
 use deadpool_postgres::{Manager, Pool};
 use tokio_postgres::{Client, NoTls};
@@ -104,7 +104,10 @@ impl Group {
         rows: &[(&str, String, Option<&str>)],
     ) -> Option<Arc<Flush>> {
         let mut update = QueryUpdate::new(&self.cvr, state.parse().unwrap(), &"01".into()).unwrap();
-        let executed: Vec<_> = executed.iter().map(|id| ((*id).into(), "hash".into())).collect();
+        // Queries of one letter are such as have rows that occur more than once.
+        let counts = |id: &str| if id.len() == 1 { Counts::Own } else { Counts::Alike };
+        let ran = |id: &&str| Executed { query: (*id).into(), hash: "hash".into(), counts: counts(id) };
+        let executed: Vec<Executed> = executed.iter().map(ran).collect();
         let removed: Vec<_> = removed.iter().map(|id| (*id).into()).collect();
         update.track(&executed, &removed).unwrap();
         for (query, id, version) in rows {

@@ -9,9 +9,9 @@ use crate::CvrError;
 use crate::config::{ConfigUpdate, Put};
 use crate::flush::{Flush, FlushTimes};
 use crate::patch::{QueryPatch, RowPatch};
-use crate::record::{Body, Cvr};
+use crate::record::{Body, Counts, Cvr};
 use crate::row::{QueryId, RowId, Rows, TableKey};
-use crate::rows_update::{Contents, QueryUpdate};
+use crate::rows_update::{Contents, Executed, QueryUpdate};
 
 mod config;
 mod rows;
@@ -97,8 +97,7 @@ impl Group {
     ) -> Result<Vec<String>, CvrError> {
         let state: StateVersion = state.parse().unwrap();
         let mut update = QueryUpdate::new(&self.cvr, state, &REPLICA.into())?;
-        let executed: Vec<(QueryId, Arc<str>)> =
-            executed.iter().map(|(id, hash)| ((*id).into(), (*hash).into())).collect();
+        let executed: Vec<Executed> = executed.iter().map(|(id, hash)| ran(id, hash, Counts::Own)).collect();
         let removed: Vec<QueryId> = removed.iter().map(|id| (*id).into()).collect();
         let mut lines: Vec<String> = update.track(&executed, &removed)?.iter().map(query_patch).collect();
         for batch in batches {
@@ -135,6 +134,10 @@ impl Group {
         });
         Some(format!("{} @{} {counts}", write.row_version, write.patch_version))
     }
+}
+
+pub(crate) fn ran(query: &str, hash: &str, counts: Counts) -> Executed {
+    Executed { query: query.into(), hash: hash.into(), counts }
 }
 
 /// A row as the engine gives it.

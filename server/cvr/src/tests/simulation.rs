@@ -162,7 +162,7 @@ impl World {
 
     fn execute(&mut self, executed: &[&'static str], removed: &[&'static str]) {
         let mut update = self.begin();
-        let ids: Vec<_> = executed.iter().map(|id| ((*id).into(), "h".into())).collect();
+        let ids: Vec<Executed> = executed.iter().map(|id| ran(id, "h", Counts::Own)).collect();
         let removed_ids: Vec<QueryId> = removed.iter().map(|id| (*id).into()).collect();
         let queries = update.track(&ids, &removed_ids).unwrap();
         let mut patches = Vec::new();

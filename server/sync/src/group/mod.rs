@@ -29,6 +29,7 @@ use zql_spec::protocol::upstream::{ChangeDesiredQueries, DeleteClients, InitConn
 mod answers;
 mod auth;
 mod clients;
+mod counts;
 mod inspection;
 mod lifetime;
 mod permissions;

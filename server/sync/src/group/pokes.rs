@@ -9,14 +9,14 @@ use std::sync::Arc;
 use cvr::flush::Flush;
 use cvr::patch::{QueryPatch, RowPatch, lacks};
 use cvr::row::{QueryId, RowId};
-use cvr::rows_update::{Contents, QueryUpdate};
+use cvr::rows_update::{Contents, Executed, QueryUpdate};
 use cvr_store::{CaughtUp, Range};
 use engine::commit::{StoredRow, Version};
 use engine::graph::QueryDelta;
 use engine::replica::{ReplicaError, Snapshot};
 use zql_spec::version::{CvrVersion, StateVersion};
 
-use super::queries::Batch;
+use super::queries::{Batch, Running};
 use super::tables::{Tables, write_del, write_put};
 use super::{Fault, Group, cvr_error, store_error};
 use crate::outbox::Frame;
@@ -85,10 +85,13 @@ impl Group {
         let times = self.times();
         let replica_version = Arc::clone(&self.services.replica_version);
         let head = StateVersion::from_shared(Arc::clone(&self.head)).map_err(|error| Fault::internal(&error))?;
-        let executed: Vec<(QueryId, Arc<str>)> = batch
+        let executed: Vec<Executed> = batch
             .answers
             .iter()
-            .filter_map(|(id, _)| Some((Arc::clone(id), Arc::clone(&self.running.get(id)?.hash))))
+            .filter_map(|(id, _)| {
+                let Running { hash, counts, .. } = self.running.get(id)?;
+                Some(Executed { query: Arc::clone(id), hash: Arc::clone(hash), counts: *counts })
+            })
             .collect();
         let (Some(record), Some(tables)) = (&mut self.record, &self.tables) else { return Ok(()) };
         let before = record.cvr.version.clone();
@@ -113,13 +116,13 @@ impl Group {
         if let Some(flush) = flush {
             self.commit(flush).await?;
         }
-        for (query_id, _) in &executed {
+        let executed: Vec<QueryId> = executed.into_iter().map(|executed| executed.query).collect();
+        for query_id in &executed {
             if let Some(running) = self.running.get_mut(query_id) {
                 running.live = true;
             }
         }
-        let excluded = executed.into_iter().map(|(query_id, _)| query_id).collect();
-        let all = self.missed(&before, excluded, &mut items).await?;
+        let all = self.missed(&before, executed, &mut items).await?;
         let after = self.record()?.cvr.version.clone();
         self.poke(&tentative, &items, &after, |base| all || !lacks(base, &before));
         self.schedule_eviction();

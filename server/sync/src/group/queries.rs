@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cvr::record::Body;
+use cvr::record::{Body, Counts};
 use cvr::row::QueryId;
 use cvr::ttl;
 use engine::query::Query;
@@ -18,6 +18,7 @@ use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 
 use super::answers::Answered;
 use super::clients::Client;
+use super::counts::counts;
 use super::permissions::{PERMISSIONS, permitted};
 use super::transform::Call;
 use super::{Fault, Group};
@@ -43,6 +44,8 @@ pub(super) struct Running {
     /// Identifies what was subscribed.
     pub(super) hash: Arc<str>,
     pub(super) ast: Arc<Ast>,
+    /// How its rows are counted.
+    pub(super) counts: Counts,
     /// For the inspector.
     pub(super) times: QueryTimes,
     /// Whether its answer reached the record; before that its changes wait in a batch.
@@ -176,8 +179,10 @@ impl Group {
         let Some(tables) = &self.tables else { return Ok(()) };
         let query = Query::resolve(&ast, &tables.schema).map_err(|error| error.to_string())?;
         self.stop(query_id);
+        let counts = counts(&query);
         self.mailbox.subscribe(Arc::clone(query_id), Arc::new(query));
-        self.running.insert(Arc::clone(query_id), Running { hash, ast, times: QueryTimes::start(), live: false });
+        let running = Running { hash, ast, counts, times: QueryTimes::start(), live: false };
+        self.running.insert(Arc::clone(query_id), running);
         batch.hydrating.insert(Arc::clone(query_id));
         Ok(())
     }
