@@ -9,6 +9,7 @@ mod analyze;
 mod logging;
 mod progress;
 mod serve;
+mod statz;
 
 /// Groups allocate and free rows on many threads; the system's allocator would keep the peaks.
 #[global_allocator]

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::analyze::Analyzer;
+use crate::statz::Statz;
 use crate::{logging, progress};
 
 /// Stopped on purpose, or by a setting that somebody must change: not worth an alarm.
@@ -153,6 +154,7 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
     let outcome = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
+        () = unwatched(&hub, config.keepalive_timeout) => None,
         ended = stream.ended() => Some(ended),
     };
     // The port closes first: health checks fail, and clients that reconnect find another server.
@@ -170,6 +172,15 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
         Some(Ok(())) => Err(Failure::fatal("the stream of changes ended unexpectedly")),
         Some(Err(error)) => Err(error.into()),
     }
+}
+
+/// Returns when health checks have stopped, if that is to be noticed.
+async fn unwatched(hub: &Hub, timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => hub.heartbeat.lost(timeout).await,
+        None => std::future::pending().await,
+    }
+    tracing::info!(?timeout, "nobody asks /keepalive any more");
 }
 
 /// What runs.
@@ -195,6 +206,7 @@ async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
         }
     })?;
     let hub = Hub::new(Arc::clone(config), Arc::clone(&replica), views, store.clone(), open_upstream(config)?);
+    hub.tell_by(Arc::new(Statz { config: Arc::clone(config), replica: Arc::clone(&replica) }));
     hub.explain_by(Arc::new(Analyzer { planner, replica }));
     Ok(Server { hub, store, stream })
 }

@@ -100,17 +100,30 @@ impl Guarded {
     ///
     /// # Errors
     /// When it does not end in time. It is killed then.
-    pub fn stop(mut self, signal: &str, limit: Duration) -> Result<i32> {
+    pub fn stop(self, signal: &str, limit: Duration) -> Result<i32> {
         let tree = self.tree();
         if !self.is_running() {
             bail!("the program has ended already");
         }
-        Command::new("kill").args([&format!("-{signal}"), &self.program.to_string()]).stderr(Stdio::null()).status()?;
+        signal_all(signal, &[self.program])?;
+        self.end_within(&tree, limit).with_context(|| format!("after SIG{signal}"))
+    }
+
+    /// Waits until the program ends by itself; gives its exit code.
+    ///
+    /// # Errors
+    /// When it does not end in time. It is killed then.
+    pub fn ended(self, limit: Duration) -> Result<i32> {
+        let tree = self.tree();
+        self.end_within(&tree, limit)
+    }
+
+    fn end_within(mut self, tree: &[u32], limit: Duration) -> Result<i32> {
         let begun = Instant::now();
         while tree.iter().any(|pid| running(*pid)) {
             if begun.elapsed() > limit {
                 self.kill()?;
-                bail!("the program did not end within {limit:?} of SIG{signal}");
+                bail!("the program did not end within {limit:?}");
             }
             std::thread::sleep(POLL);
         }
@@ -128,6 +141,13 @@ impl Drop for Guarded {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Sends a signal to processes; those that have ended do not matter.
+pub(crate) fn signal_all(signal: &str, pids: &[u32]) -> Result<()> {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    Command::new("kill").arg(format!("-{signal}")).args(&pids).stderr(Stdio::null()).status()?;
+    Ok(())
 }
 
 /// Whether the process exists and has not ended (a zombie has).

@@ -141,6 +141,15 @@ impl SyncServer {
         process.stop(signal, limit).with_context(|| self.log_tail())
     }
 
+    /// Waits until the server ends by itself, and gives its exit code.
+    ///
+    /// # Errors
+    /// When it was not running, or has not ended in time: it is killed then.
+    pub fn ended(&mut self, limit: Duration) -> Result<i32> {
+        let process = self.process.take().context("the server is not running")?;
+        process.ended(limit).with_context(|| self.log_tail())
+    }
+
     /// Whether the server was started and has not ended.
     pub fn is_running(&self) -> bool {
         self.process.as_ref().is_some_and(Guarded::is_running)

@@ -312,6 +312,37 @@ impl Replica {
         Ok(())
     }
 
+    /// What SQLite says of the file, by the names under which zero-cache tells it; numbers and words as text.
+    pub fn file_facts(&self) -> Result<Vec<(&'static str, String)>, ReplicaError> {
+        let connection = snapshot::open_reading(&self.path, self.access)?;
+        let facts = [
+            ("page count", "page_count"),
+            ("page size", "page_size"),
+            ("journal mode", "journal_mode"),
+            ("synchronous", "synchronous"),
+            ("cache size", "cache_size"),
+            ("auto vacuum", "auto_vacuum"),
+            ("freelist count", "freelist_count"),
+            ("wal autocheckpoint", "wal_autocheckpoint"),
+        ];
+        let fact = |(name, pragma): (&'static str, &str)| {
+            let value = connection.pragma_query_value(None, pragma, |row| row.get::<_, rusqlite::types::Value>(0))?;
+            let text = match value {
+                rusqlite::types::Value::Integer(number) => number.to_string(),
+                rusqlite::types::Value::Text(text) => text,
+                other => format!("{other:?}"),
+            };
+            Ok((name, text))
+        };
+        facts.into_iter().map(fact).collect()
+    }
+
+    /// Entries of the reference's change log.
+    pub fn change_log_size(&self) -> Result<i64, ReplicaError> {
+        let connection = snapshot::open_reading(&self.path, self.access)?;
+        Ok(connection.query_row(r#"SELECT count(*) FROM "_zero.changeLog2""#, [], |row| row.get(0))?)
+    }
+
     /// Sizes for operators to watch.
     pub fn metrics(&self) -> ReplicaMetrics {
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());

@@ -12,7 +12,7 @@ use zql_spec::protocol::connect::number;
 use crate::api::Pattern;
 use crate::auth::jwk::Key;
 use crate::frames::deflate::Compression;
-use crate::options::{Kind, NODE_ENV, OPTIONS, Settings, Status};
+use crate::options::{ECS, Kind, NODE_ENV, OPTIONS, Settings, Status};
 
 /// A value that cannot be used. The text names the setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,6 +110,8 @@ pub struct Config {
     pub replica_file: PathBuf,
     /// `ZERO_PORT`; 0 lets the system choose.
     pub port: u16,
+    /// `ZERO_KEEPALIVE_TIMEOUT_MS`
+    pub keepalive_timeout: Option<Duration>,
     /// `ZERO_APP_ID`
     pub app_id: String,
     /// `ZERO_SHARD_NUM`
@@ -208,6 +210,7 @@ impl Config {
             cvr_limits: limits(settings)?,
             replica_file: text("ZERO_REPLICA_FILE").unwrap_or_else(|| "zero.db".to_owned()).into(),
             port: whole(settings, "ZERO_PORT", 4848, 0..=65_535)?,
+            keepalive_timeout: keepalive(settings),
             app_id,
             shard_num: whole(settings, "ZERO_SHARD_NUM", 0, 0..=i64::from(u32::MAX))?,
             app_publications: list("ZERO_APP_PUBLICATIONS"),
@@ -326,6 +329,13 @@ fn purge(settings: &Settings) -> Result<PurgeOptions, ConfigError> {
         interval: seconds("INITIAL_INTERVAL_SECONDS", 1.0, default.interval),
         batch: whole(settings, &option("INITIAL_BATCH_SIZE"), default.batch, 0..=1_000_000)?,
     })
+}
+
+/// How long health checks may stop; in ECS they do so before a task is to stop.
+fn keepalive(settings: &Settings) -> Option<Duration> {
+    let set = settings.text("ZERO_KEEPALIVE_TIMEOUT_MS").and_then(number).filter(|ms| *ms != 0.0);
+    let ms = set.or_else(|| settings.text(ECS).map(|_| 20_000.0))?;
+    (ms > 0.0).then(|| Duration::from_secs_f64((ms / 1000.0).min(CENTURY)))
 }
 
 /// A century in seconds.
@@ -494,6 +504,25 @@ mod tests {
             let purge = Config::new(&settings).expect("good settings").cvr_purge;
             let found = (purge.inactivity.as_millis(), purge.interval.as_millis(), purge.batch);
             assert_eq!(found, expected, "{hours} {interval} {batch}");
+        }
+    }
+
+    #[test]
+    fn health_checks_that_stop() {
+        for (value, ecs, expected) in [
+            ("", "", None),
+            ("0", "", None),
+            ("-5", "", None),
+            ("1500", "", Some(1500)),
+            ("", "http://x", Some(20_000)),
+            ("0", "http://x", Some(20_000)),
+            ("1500", "http://x", Some(1500)),
+        ] {
+            let mut settings = Settings::from_pairs([DB]);
+            settings.set("ZERO_KEEPALIVE_TIMEOUT_MS", value);
+            settings.set(super::ECS, ecs);
+            let timeout = Config::new(&settings).expect("good settings").keepalive_timeout;
+            assert_eq!(timeout.map(|timeout| timeout.as_millis()), expected, "{value} {ecs}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! HTTP on the public port: health checks, the 404 body, and the upgrade to a WebSocket.
+//! HTTP on the public port: health checks, `/statz`, the 404 body, and the upgrade to a WebSocket.
 //!
 //! An upgrade is completed whatever its path, because a browser cannot see why an HTTP request was
 //! refused; what is wrong is told in the close frame (protocol sheet §2). There is no CORS, Origin or
@@ -48,13 +48,14 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Serves until `stop` completes. Open WebSockets are not waited for: see [`Hub::drain`].
 pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) {
     let max_payload = hub.config.max_payload_bytes;
+    let upgraded = Arc::clone(&hub);
     let upgrade = warp::ext::optional::<OnUpgrade>()
         .and(warp::ws())
         .and(warp::path::full())
         .and(warp::query::raw().or_else(|_| async { Ok::<_, Rejection>((String::new(),)) }))
         .and(warp::header::headers_cloned())
         .map(move |raw: Option<OnUpgrade>, _: Ws, path: warp::path::FullPath, query: String, headers: HeaderMap| {
-            let hub = Arc::clone(&hub);
+            let hub = Arc::clone(&upgraded);
             let protocol = first_protocol(&headers);
             let request =
                 UpgradeRequest { path: path.as_str().to_owned(), query: (!query.is_empty()).then_some(query), headers };
@@ -75,12 +76,26 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Outpu
             response
         })
         .boxed();
+    let asked = Arc::clone(&hub);
+    let statz = warp::path!("statz")
+        .and(warp::get().or(warp::head()).unify())
+        .and(warp::query::raw().or_else(|_| async { Ok::<_, Rejection>((String::new(),)) }))
+        .and(warp::header::headers_cloned())
+        .then(move |query: String, headers: HeaderMap| {
+            let hub = Arc::clone(&asked);
+            async move { hub.statz(&query, &headers).await }
+        })
+        .boxed();
     let plain = warp::method()
         .and(warp::path::full())
         .and(warp::header::headers_cloned())
-        .map(|method: Method, path: warp::path::FullPath, headers: HeaderMap| answer(&method, path.as_str(), &headers))
+        .map(move |method: Method, path: warp::path::FullPath, headers: HeaderMap| {
+            answer(&hub, &method, path.as_str(), &headers)
+        })
         .boxed();
     let routes = upgrade
+        .or(statz)
+        .unify()
         .or(plain)
         .unify()
         .recover(|_: Rejection| async { Ok::<_, Infallible>(StatusCode::BAD_REQUEST.into_response()) });
@@ -113,12 +128,15 @@ fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     if first.is_empty() { None } else { HeaderValue::from_bytes(first).ok() }
 }
 
-fn answer(method: &Method, path: &str, headers: &HeaderMap) -> Response {
+fn answer(hub: &Hub, method: &Method, path: &str, headers: &HeaderMap) -> Response {
     if headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         // The upgrade route took every well-formed handshake.
         return StatusCode::BAD_REQUEST.into_response();
     }
     if matches!(*method, Method::GET | Method::HEAD) && matches!(path, "/" | "/keepalive") {
+        if path == "/keepalive" {
+            hub.heartbeat.beat();
+        }
         return warp::reply::with_header("OK", header::CONTENT_TYPE, "text/plain; charset=utf-8").into_response();
     }
     let body =

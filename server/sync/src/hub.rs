@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, mpsc, watch};
 use warp::http::HeaderMap;
+use warp::reply::Response;
 use zql_spec::protocol::CHUNKS_SINCE;
 use zql_spec::protocol::connect::ConnectParams;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
@@ -28,12 +29,14 @@ use crate::clock::Clock;
 use crate::config::{ApiConfig, Config};
 use crate::crud::Crud;
 use crate::group::{Group, GroupEvent, Tables};
+use crate::heartbeat::Heartbeat;
 use crate::inspect::Access;
 use crate::inspect::analyze::Explain;
 use crate::outbox::Outbox;
 use crate::permissions::live::{self, Documents, Live};
 use crate::push::{Cleaner, Pushes};
 use crate::row_text::RowTexts;
+use crate::statz::{Stats, Statz};
 
 /// Messages of a group's clients that may wait for the group's task; beyond it, their sockets are not read.
 const GROUP_QUEUE: usize = 256;
@@ -96,6 +99,9 @@ pub struct Hub {
     pub(crate) pushes: Pushes,
     pub(crate) authenticator: Authenticator,
     pub(crate) crud: Crud,
+    /// What is heard of health checks.
+    pub heartbeat: Heartbeat,
+    statz: Statz,
     next_id: AtomicU64,
     live_groups: AtomicUsize,
     group_ended: Notify,
@@ -195,6 +201,8 @@ impl Hub {
             pushes,
             authenticator,
             crud,
+            heartbeat: Heartbeat::default(),
+            statz: Statz::default(),
             next_id: AtomicU64::new(1),
             live_groups: AtomicUsize::new(0),
             group_ended: Notify::new(),
@@ -205,6 +213,16 @@ impl Hub {
     /// Lets the inspector ask how queries are answered.
     pub fn explain_by(&self, explain: Arc<dyn Explain>) {
         self.services.access.explain_by(explain);
+    }
+
+    /// Lets operators ask what the server holds.
+    pub fn tell_by(&self, stats: Arc<dyn Stats>) {
+        self.statz.answer_by(stats);
+    }
+
+    /// Answers a request for that.
+    pub(crate) async fn statz(&self, query: &str, headers: &HeaderMap) -> Response {
+        self.statz.serve(&self.services.access, query, headers).await
     }
 
     /// The time that groups live by.

@@ -14,12 +14,14 @@
 pub mod clock;
 pub mod config;
 pub mod frames;
+pub mod heartbeat;
 pub mod http;
 pub mod hub;
 pub mod inspect;
 pub mod options;
 pub mod poke;
 pub mod row_text;
+pub mod statz;
 
 mod api;
 mod auth;

@@ -138,7 +138,11 @@ pub(crate) const OPTIONS: &[OptionSpec] = &[
     ),
     served("auth-retransform-interval-seconds", Number, "How often named queries are transformed again"),
     served("port", Number, "Port for clients"),
-    not_yet("keepalive-timeout-ms", Number),
+    served(
+        "keepalive-timeout-ms",
+        Number,
+        "Drain when nobody has asked /keepalive for so long after somebody did; 0: never",
+    ),
     not_yet("change-streamer-uri", Text),
     not_yet("change-streamer-mode", OneOf("changeStreamer.mode", &["dedicated", "discover"])),
     not_yet("change-streamer-port", Number),
@@ -203,6 +207,9 @@ impl OptionSpec {
     }
 }
 
+/// Set in a container of Amazon's ECS, whose health checks end before a task is stopped.
+pub(crate) const ECS: &str = "ECS_CONTAINER_METADATA_URI_V4";
+
 /// Says `development` where the inspector needs no password; not an option, but deployments set it.
 pub(crate) const NODE_ENV: &str = "NODE_ENV";
 
@@ -235,7 +242,7 @@ impl Settings {
 
     /// Sets one value as the environment would. An empty value counts as unset.
     pub fn set(&mut self, name: &str, value: &str) {
-        if (name.starts_with("ZERO_") || name == NODE_ENV) && !value.is_empty() {
+        if (name.starts_with("ZERO_") || name == NODE_ENV || name == ECS) && !value.is_empty() {
             let is_list = OPTIONS.iter().any(|option| option.kind == List && option.env() == name);
             let values = match is_list {
                 true => value.split(',').map(|item| item.trim().to_owned()).collect(),

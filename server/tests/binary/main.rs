@@ -9,6 +9,7 @@ mod large;
 mod node;
 mod protocol;
 mod start;
+mod statz;
 mod stopping;
 mod takeover;
 mod truth;

@@ -59,6 +59,19 @@ async fn clients_are_let_go_without_a_word_and_go_on_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_nobody_watches_any_more_drains() {
+    let api = Api::start().expect("the API server");
+    // Its start is waited for by asking /keepalive.
+    let settings = [("ZERO_KEEPALIVE_TIMEOUT_MS", "5000")];
+    let mut tracker = Tracker::on(testdata::postgres::shared(), &api.url, "", &settings);
+    let mut client = Client::new(user(&tracker.server.url()), vec![list(5)]).await;
+    let code = block_in_place(|| tracker.server.ended(STOP_LIMIT)).expect("drained");
+    assert_eq!(code, 0);
+    let end = end(&mut client).await;
+    assert!(matches!(&end, Error::Closed { code: None, .. }), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_stops_though_its_records_hang() {
     let api = Api::start().expect("the API server");
     let mut tracker = Tracker::start(&api.url);

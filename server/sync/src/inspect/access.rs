@@ -65,6 +65,15 @@ impl Access {
         right
     }
 
+    /// Whether whoever gives a password may see what an administrator may.
+    pub(crate) fn admits(&self, given: &str) -> bool {
+        let right = self.is_right(given);
+        if !right && self.password.is_some() {
+            tracing::warn!("Invalid admin password");
+        }
+        right
+    }
+
     /// Whether a password is the administrator's.
     fn is_right(&self, given: &str) -> bool {
         match &self.password {
