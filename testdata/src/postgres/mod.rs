@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::process::{free_port, running};
+use crate::process::{descendants, free_port, running, signal_all};
 use account::Account;
 
 mod account;
@@ -274,6 +274,18 @@ impl Postgres {
     pub fn start_again(&mut self) -> Result<()> {
         self.tell("start")?;
         self.until_ready()
+    }
+
+    /// Lets all processes of the server stand still for so long: connections stay open, and nothing is answered.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn stand_still(&self, time: Duration) -> Result<()> {
+        let processes = descendants(self.pid()?);
+        signal_all("STOP", &processes)?;
+        // A standstill has a length; nothing is waited for here.
+        std::thread::sleep(time);
+        signal_all("CONT", &processes)
     }
 
     /// Says a word to the shell that stands between us and the server.

@@ -14,6 +14,10 @@ use zql_spec::value::Value;
 /// How long a server may take to stop in order: far above what draining takes, and below what a deployment waits.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long the server waits for the records, in ms: less than an outage of the long run, and far above what a busy machine
+/// needs for a batch.
+const PATIENCE: &str = "8000";
+
 const fn whole(name: &'static str) -> ColumnDef {
     ColumnDef { name, pg_type: "int4", nullable: false, fill: Fill::Int(1) }
 }
@@ -66,10 +70,16 @@ pub(super) enum Fault {
     UpstreamAndKill,
     /// One group's record is purged.
     RecordLost,
+    /// The replica is deleted while the server is down: all is copied again, and records meet a replica that is newer.
+    ReplicaLost,
+    /// The source database says nothing for a while.
+    UpstreamStill,
+    /// The records' cluster says nothing for a while, in a long run for longer than the server has patience.
+    RecordsStill,
 }
 
 impl Fault {
-    pub(super) const ALL: [Fault; 10] = [
+    pub(super) const ALL: [Fault; 13] = [
         Fault::Kill,
         Fault::Upstream(Stop::Fast),
         Fault::RecordLost,
@@ -80,6 +90,9 @@ impl Fault {
         Fault::RecordsAway(Stop::Immediate),
         Fault::UpstreamAndKill,
         Fault::RecordsAwayAndKill,
+        Fault::ReplicaLost,
+        Fault::UpstreamStill,
+        Fault::RecordsStill,
     ];
 }
 
@@ -91,7 +104,7 @@ pub(super) struct Site {
     pub(super) server: SyncServer,
     pub(super) data: &'static DataSet,
     tick: u64,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Site {
@@ -118,11 +131,15 @@ impl Site {
         }
         let (query_url, mutate_url) = urls(&database);
         let folder = tempfile::tempdir().expect("a folder");
-        let settings = [("ZERO_CVR_DB", record_database.as_str()), ("ZERO_MUTATE_URL", &mutate_url)];
+        let settings = [
+            ("ZERO_CVR_DB", record_database.as_str()),
+            ("ZERO_MUTATE_URL", &mutate_url),
+            ("ZERO_PG_SOCKET_INACTIVITY_TIMEOUT", PATIENCE),
+        ];
         let program = Program::Zql(PathBuf::from(crate::binary()));
         let server =
             SyncServer::start_with(program, &database, &query_url, folder.path(), &settings).expect("the server");
-        Site { upstream, database, records, record_database, server, data, tick: 0, _folder: folder }
+        Site { upstream, database, records, record_database, server, data, tick: 0, folder }
     }
 
     pub(super) fn sql(&self, sql: &str) -> String {
@@ -167,9 +184,19 @@ impl Site {
                 self.upstream.start_again().expect("started");
             }
             Fault::RecordLost => self.lose_record(rng),
+            Fault::ReplicaLost => {
+                self.stop_server();
+                self.lose_replica();
+            }
+            Fault::UpstreamStill => self.upstream.stand_still(outage).expect("running"),
+            Fault::RecordsStill => self.records.stand_still(outage).expect("running"),
         }
         match fault {
-            Fault::Upstream(_) | Fault::RecordsAway(_) | Fault::RecordLost => {
+            Fault::Upstream(_)
+            | Fault::RecordsAway(_)
+            | Fault::RecordLost
+            | Fault::UpstreamStill
+            | Fault::RecordsStill => {
                 assert!(self.server.is_running(), "the server ended: {}", self.server.log_tail());
             }
             _ => drop(self.server.restart().expect("the server again")),
@@ -178,6 +205,15 @@ impl Site {
 
     fn stop_server(&mut self) {
         assert_eq!(self.server.stop_by("TERM", STOP_LIMIT).expect("stopped in order"), 0);
+    }
+
+    /// Deletes the replica with its log.
+    fn lose_replica(&self) {
+        for entry in std::fs::read_dir(self.folder.path()).expect("a folder").flatten() {
+            if entry.file_name().to_string_lossy().starts_with("replica.db") {
+                std::fs::remove_file(entry.path()).expect("deleted");
+            }
+        }
     }
 
     /// What the purge of records that nobody uses does, to one that somebody does use.
