@@ -1,5 +1,6 @@
 //! What is written is what is read, and who may read it.
 
+use cvr::record::{ROW_SET_SIGNATURE, Signature};
 use cvr_store::Rehome;
 
 use super::*;
@@ -105,6 +106,8 @@ async fn what_another_server_wrote() {
     let group = Group::load(&store, "g", 1.0).await.unwrap();
     assert_eq!(group.cvr.queries.len(), 2);
     assert!(group.cvr.queries["lmids"].body.is_internal());
+    assert_eq!(group.cvr.queries["lmids"].signature, Signature::Absent);
+    assert_eq!(group.cvr.queries["q"].signature, Signature::Foreign("ff".into()));
     let desires = &group.cvr.queries["q"].clients;
     assert_eq!((desires["c"].inactivated_at, desires["c"].ttl), (None, 300_000.0));
     let left = &desires["left"];
@@ -119,6 +122,31 @@ async fn what_another_server_wrote() {
         store.load("gone", 1.0).await,
         Err(StoreError::ClientNotFound(text)) if text == "Client has been purged due to inactivity"
     ));
+}
+
+#[tokio::test]
+async fn signatures_of_rows() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut group = Group::with_rows(&store, "g", 1).await;
+    let stored = r#"SELECT string_agg(concat_ws(' ', "queryHash", coalesce("rowSetSignature", '-')), ', ' ORDER BY "queryHash")
+        FROM queries"#;
+    let ours = format!("lmids -, mutationResults -, q {ROW_SET_SIGNATURE}");
+    assert_eq!(database.value(stored).await, ours);
+    // A zero-cache had the group, and its client wants the query for longer: the counts are still that server's.
+    database.sql(r#"UPDATE queries SET "rowSetSignature" = 'ff'"#).await;
+    group = Group::load(&store, "g", group.connected).await.unwrap();
+    let flush = group.config(|update| update.put_desired("c", &[Put { ttl: Some(600_000.0), ..put("q") }]).unwrap());
+    group.flush(flush).await.unwrap();
+    assert_eq!(database.value(stored).await, "lmids ff, mutationResults ff, q ff");
+    group.assert_stored().await;
+    let flush = group.update("01", &["q", "lmids", "mutationResults"], &[], &[("q", "0".into(), Some("01"))]);
+    group.flush(flush).await.unwrap();
+    assert_eq!(database.value(stored).await, ours);
+    // From now on there is nothing to write.
+    group = Group::load(&store, "g", group.connected).await.unwrap();
+    let again = group.update("01", &["q", "lmids", "mutationResults"], &[], &[("q", "0".into(), Some("01"))]);
+    assert!(again.is_none());
 }
 
 #[tokio::test]

@@ -95,11 +95,22 @@ impl Group {
         removed: &[&str],
         batches: &[&[Received]],
     ) -> Result<Vec<String>, CvrError> {
+        let executed: Vec<Executed> = executed.iter().map(|(id, hash)| ran(id, hash, Counts::Own)).collect();
+        self.run(state, &executed, removed, batches)
+    }
+
+    /// The same, where it matters how rows are counted.
+    pub(crate) fn run(
+        &mut self,
+        state: &str,
+        executed: &[Executed],
+        removed: &[&str],
+        batches: &[&[Received]],
+    ) -> Result<Vec<String>, CvrError> {
         let state: StateVersion = state.parse().unwrap();
         let mut update = QueryUpdate::new(&self.cvr, state, &REPLICA.into())?;
-        let executed: Vec<Executed> = executed.iter().map(|(id, hash)| ran(id, hash, Counts::Own)).collect();
         let removed: Vec<QueryId> = removed.iter().map(|id| (*id).into()).collect();
-        let mut lines: Vec<String> = update.track(&executed, &removed)?.iter().map(query_patch).collect();
+        let mut lines: Vec<String> = update.track(executed, &removed)?.iter().map(query_patch).collect();
         for batch in batches {
             for received in *batch {
                 let contents = received.version.map(|version| Contents { row_version: version.into(), value: version });

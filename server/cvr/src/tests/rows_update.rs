@@ -1,6 +1,7 @@
 //! What the engine does to a record.
 
 use super::*;
+use crate::record::Signature;
 
 /// A group with client `c`, which desires these queries.
 fn desiring(queries: &[&str]) -> Group {
@@ -292,6 +293,32 @@ fn a_row_that_comes_back_gets_a_new_version() {
     group.update("1ab", &[], &[], &[&[count("a", "1", 0)]]).unwrap();
     assert_eq!(group.update("1ac", &[], &[], &[&[put("a", "1", 1, "03")]]).unwrap(), ["put 1 03 @1ac"]);
     assert_eq!(group.row("1").unwrap(), r#"03 @1ac {"a":1}"#);
+}
+
+#[test]
+fn signatures_say_how_rows_are_counted() {
+    use Signature::{Absent, Impossible};
+    let foreign = || Signature::Foreign("ff".into());
+    // What is stored, how the rows are counted, and what is stored once the query ran again and found the same.
+    for (stored, counts, expected) in [
+        (Absent, Counts::Alike, Absent),
+        (Absent, Counts::Own, Impossible),
+        (Impossible, Counts::Own, Impossible),
+        (Impossible, Counts::Alike, Absent),
+        (foreign(), Counts::Alike, Absent),
+        (foreign(), Counts::Own, Impossible),
+    ] {
+        let mut group = holding();
+        Arc::make_mut(&mut group.cvr.queries)["a"].signature = stored.clone();
+        let rows = [put("a", "1", 1, "03"), put("a", "2", 1, "03")];
+        group.run("1aa", &[ran("a", "ha", counts)], &[], &[&rows]).unwrap();
+        let context = format!("{stored:?}, {counts:?}");
+        assert_eq!(group.cvr.queries["a"].signature, expected, "{context}");
+        // A server that starts again writes nothing.
+        assert_eq!(group.wrote(), (stored != expected).then_some([0, 0, 1, 0, 0]), "{context}");
+        assert_eq!(group.cvr.queries["a"].transformation_version.as_deref(), Some(&version("1a0")), "{context}");
+        assert_eq!(Signature::from_text(expected.text()), expected);
+    }
 }
 
 #[test]
