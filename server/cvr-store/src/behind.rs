@@ -50,6 +50,8 @@ pub(crate) struct Waiting {
     added: Notify,
     /// A group's rows are written, or given up.
     settled: Notify,
+    /// A group's rows were given up, or nobody will tell any more.
+    given_up: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +59,9 @@ struct State {
     groups: FxHashMap<Arc<str>, Group>,
     /// Groups with something to write that is not being written; each at most once.
     queue: VecDeque<Arc<str>>,
+    /// Groups whose rows were given up and that have not been told. At most those that have a failure in `groups`.
+    lost: VecDeque<Arc<str>>,
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -88,7 +93,7 @@ impl Waiting {
     /// Takes the rows of a flush that was committed without them.
     pub(crate) fn add(&self, flush: &Flush) {
         let mut state = self.state.lock();
-        let State { groups, queue } = &mut *state;
+        let State { groups, queue, .. } = &mut *state;
         let version = flush.cvr.version.clone();
         let group = groups.entry(Arc::clone(&flush.cvr.group)).or_insert_with(|| {
             queue.push_back(Arc::clone(&flush.cvr.group));
@@ -106,6 +111,28 @@ impl Waiting {
         if state.groups.get(group).is_some_and(|group| group.failed.is_some()) {
             state.groups.remove(group);
         }
+    }
+
+    /// The next group whose rows were given up; `None` when no more will be.
+    async fn next_lost(&self) -> Option<Arc<str>> {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if let Some(group) = state.lost.pop_front() {
+                    return Some(group);
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            self.given_up.notified().await;
+        }
+    }
+
+    /// Nothing is written any more.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.given_up.notify_one();
     }
 
     /// Returns when no rows of the group (of any group, if `None`) wait.
@@ -158,21 +185,35 @@ impl Waiting {
 
     fn settle(&self, parts: &[Part], outcome: Result<(), &StoreError>) {
         let mut state = self.state.lock();
+        let State { groups, queue, lost, .. } = &mut *state;
         for part in parts {
-            let Some(group) = state.groups.get_mut(&part.group) else { continue };
+            let Some(group) = groups.get_mut(&part.group) else { continue };
             match outcome {
                 Ok(()) if group.rows.is_empty() && part.complete.as_ref() == Some(&group.version) => {
-                    state.groups.remove(&part.group);
+                    groups.remove(&part.group);
                 }
-                Ok(()) => state.queue.push_back(Arc::clone(&part.group)),
+                Ok(()) => queue.push_back(Arc::clone(&part.group)),
                 Err(error) => {
                     group.rows = IndexMap::default();
                     group.failed = Some(error.to_string());
+                    lost.push_back(Arc::clone(&part.group));
+                    self.given_up.notify_one();
                 }
             }
         }
         drop(state);
         self.settled.notify_waiters();
+    }
+}
+
+/// Tells of groups whose rows could not be written: their records are lost to their clients, who are to begin anew.
+#[derive(Debug)]
+pub struct Lost(pub(crate) Arc<Waiting>);
+
+impl Lost {
+    /// The next group; `None` when the store is gone.
+    pub async fn next(&mut self) -> Option<Arc<str>> {
+        self.0.next_lost().await
     }
 }
 

@@ -35,7 +35,7 @@ mod sql;
 pub use connection::Limits;
 pub use error::{Rehome, StoreError};
 
-use behind::Waiting;
+use behind::{Lost, Waiting};
 use connection::Connections;
 use lane::Lane;
 use writer::{Counters, Job, Writer};
@@ -96,6 +96,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The writer ends with its queue; who writes behind would wait for ever.
         self.behind.abort();
+        self.waiting.close();
     }
 }
 
@@ -209,6 +210,11 @@ impl Store {
     /// Waits until the rows of earlier flushes of a group are written.
     pub async fn rows_written(&self, group: &str) -> Result<(), StoreError> {
         self.inner.waiting.settled(Some(group)).await
+    }
+
+    /// Groups whose rows cannot be written, as it happens. One listener hears of each.
+    pub fn lost(&self) -> Lost {
+        Lost(Arc::clone(&self.inner.waiting))
     }
 
     /// Notes that a group is alive (ms since the epoch) and its TTL clock (ms), whoever owns it.

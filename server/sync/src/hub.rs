@@ -6,9 +6,10 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use cvr_store::behind::Lost;
 use deadpool_postgres::Pool;
 use engine::replica::Replica;
 use futures::FutureExt;
@@ -179,6 +180,7 @@ impl Hub {
         let permissions = live::follow(&views, &replica, &config.app_id, &documents);
         let crud = Crud::new(&config, &replica, permissions.clone(), upstream);
         let replica_version = replica.state().replica_version;
+        let lost = store.lost();
         let services = Services {
             config: Arc::clone(&config),
             replica,
@@ -193,7 +195,7 @@ impl Hub {
             clock: Clock::default(),
             client_schemas: ClientSchemas::default(),
         };
-        Arc::new(Hub {
+        let hub = Arc::new(Hub {
             config,
             services: Arc::new(services),
             groups: Mutex::default(),
@@ -207,7 +209,9 @@ impl Hub {
             live_groups: AtomicUsize::new(0),
             group_ended: Notify::new(),
             draining: AtomicBool::new(false),
-        })
+        });
+        tokio::spawn(end_lost(Arc::downgrade(&hub), lost));
+        hub
     }
 
     /// Lets the inspector ask how queries are answered.
@@ -358,6 +362,24 @@ impl Hub {
     /// Open connections and live groups, for the log.
     pub fn sizes(&self) -> (usize, usize) {
         (self.connections.lock().len(), self.live_groups.load(Ordering::Acquire))
+    }
+}
+
+/// Ends the groups whose records cannot be written, as if the server stopped: their clients come back, and are told what
+/// there is of them.
+async fn end_lost(hub: Weak<Hub>, mut lost: Lost) {
+    while let Some(group) = lost.next().await {
+        let Some(hub) = hub.upgrade() else { return };
+        let of_group = |connection: &&Arc<Connection>| connection.group_id == group;
+        let connections: Vec<Arc<Connection>> = hub.connections.lock().values().filter(of_group).cloned().collect();
+        for connection in connections {
+            connection.outbox.close();
+        }
+        let events = hub.groups.lock().get(&group).map(|handle| handle.events.clone());
+        if let Some(events) = events {
+            // Beside, because its queue may be full.
+            tokio::spawn(async move { events.send(GroupEvent::Stop).await });
+        }
     }
 }
 

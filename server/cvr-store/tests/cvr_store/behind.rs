@@ -61,13 +61,17 @@ async fn rows_that_postgres_refuses() {
             .map(|id| ("q", id, Some("02")))
             .collect()
     };
+    let mut lost = store.lost();
     let flush = bad.update("02", &[], &[], &rows("\0"));
     bad.flush(flush).await.unwrap();
     let flush = good.update("02", &[], &[], &rows("fine"));
     good.flush(flush).await.unwrap();
     good.assert_stored().await;
-    // The group hears of it as soon as it asks.
+    // Whoever listens hears of it at once, and the group as soon as it asks.
+    assert_eq!(lost.next().await.as_deref(), Some("bad"));
     assert!(matches!(store.rows_written("bad").await, Err(StoreError::Refused(_))));
     let flush = bad.update("03", &[], &[], &[("q", "1".into(), Some("03"))]);
     assert!(matches!(bad.flush(flush).await, Err(StoreError::Refused(_))));
+    drop((store, good, bad));
+    assert_eq!(lost.next().await, None);
 }

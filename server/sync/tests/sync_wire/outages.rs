@@ -53,6 +53,28 @@ async fn records_that_cannot_be_reached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_behind_a_poke_that_cannot_be_written() {
+    let (server, records, identity, mut connection, cookie) = start().await;
+    let refuse =
+        r#"ALTER TABLE "zero_0/cvr".rows ADD CONSTRAINT no_more CHECK ("rowKey" ->> 'id' <> 'many7') NOT VALID"#;
+    shared().psql(&records, refuse).expect("good SQL");
+    server.sql("INSERT INTO issue SELECT 'many' || n, 'one of many', true FROM generate_series(1, 200) n");
+    let many = poke(&mut connection).await;
+    assert_eq!((many.base.as_deref(), many.rows().count()), (Some(&*cookie), 200));
+    // The record is lost. The client is let go at once, without a word, and when it comes back it is told to begin anew.
+    let end = patiently(connection.next()).await;
+    assert!(matches!(&end, Err(Error::Closed { code: None, .. })), "{end:?}");
+    let body = loop {
+        let body = error(&mut open(&identity, Some(&many.cookie), Hello::again()).await).await;
+        // Whoever is faster than the group's end is sent away once more.
+        if body.message != "Reconnect required" {
+            break body;
+        }
+    };
+    assert_eq!(body.kind, ErrorKind::ClientNotFound, "{body:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_database_that_cannot_be_reached() {
     let (server, _, identity, mut connection, cookie) = start().await;
     server.permit(&json!({ "issue": { "row": everything() } })).await;
