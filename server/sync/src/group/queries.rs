@@ -5,12 +5,14 @@
 //! that a group that starts again shows one consistent state; after that, each as soon as it is complete.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cvr::record::{Body, Counts};
 use cvr::row::QueryId;
 use cvr::ttl;
 use engine::query::Query;
 use rustc_hash::FxHashSet;
+use tokio::time::Instant;
 use zql_spec::ast::Ast;
 use zql_spec::hash;
 use zql_spec::json::Json;
@@ -38,6 +40,31 @@ pub(super) enum Mode {
     Own,
 }
 
+/// How often a query may be replaced by another one under its id before somebody should look: each time it is answered anew.
+const THRASHING: u32 = 3;
+
+/// Within this time.
+const THRASHING_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often a query was replaced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replaced {
+    since: Instant,
+    times: u32,
+}
+
+impl Replaced {
+    fn none(now: Instant) -> Self {
+        Replaced { since: now, times: 0 }
+    }
+
+    /// Once more.
+    fn again(self, now: Instant) -> Self {
+        let last = if now.duration_since(self.since) > THRASHING_WITHIN { Replaced::none(now) } else { self };
+        Replaced { times: last.times + 1, ..last }
+    }
+}
+
 /// A query that is subscribed.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -48,6 +75,8 @@ pub(super) struct Running {
     pub(super) counts: Counts,
     /// For the inspector.
     pub(super) times: QueryTimes,
+    /// How often it took the place of another one of late.
+    pub(super) replaced: Replaced,
     /// Whether its answer reached the record; before that its changes wait in a batch.
     pub(super) live: bool,
 }
@@ -178,10 +207,21 @@ impl Group {
         }
         let Some(tables) = &self.tables else { return Ok(()) };
         let query = Query::resolve(&ast, &tables.schema).map_err(|error| error.to_string())?;
+        let now = self.services.clock.now();
+        let replaced =
+            self.running.get(query_id).map_or_else(|| Replaced::none(now), |running| running.replaced.again(now));
+        if replaced.times == THRASHING {
+            tracing::warn!(
+                group = &*self.id,
+                query = &**query_id,
+                hash = &*hash,
+                "Query thrashing detected: it is another one every time that it is transformed"
+            );
+        }
         self.stop(query_id);
         let counts = counts(&query);
         self.mailbox.subscribe(Arc::clone(query_id), Arc::new(query));
-        let running = Running { hash, ast, counts, times: QueryTimes::start(), live: false };
+        let running = Running { hash, ast, counts, times: QueryTimes::start(), replaced, live: false };
         self.running.insert(Arc::clone(query_id), running);
         batch.hydrating.insert(Arc::clone(query_id));
         Ok(())
@@ -301,4 +341,23 @@ fn internal(text: &str) -> Result<(Arc<str>, Arc<Ast>), String> {
     let json = Json::parse(text).map_err(|error| error.to_string())?;
     let ast = Ast::parse_lenient(&json).map_err(|error| error.to_string())?;
     Ok((hash::ast_hash(&json).into(), Arc::new(ast)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, Replaced, THRASHING};
+
+    #[test]
+    fn a_query_that_is_replaced_again_and_again() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut replaced = Replaced::none(start);
+        // When it is replaced, and whether somebody is told.
+        for (seconds, told) in
+            [(10, false), (70, false), (80, false), (90, true), (91, false), (500, false), (501, false), (502, true)]
+        {
+            replaced = replaced.again(at(seconds));
+            assert_eq!(replaced.times == THRASHING, told, "{seconds}");
+        }
+    }
 }
