@@ -155,7 +155,8 @@ fn index_advice(model: &Model<'_>, candidate: &Candidate, before: Price, after: 
     }
 }
 
-fn with<'q>(model: &Model<'q>, candidates: &[&Candidate]) -> Model<'q> {
+/// The estimates as they are with indexes that do not exist.
+pub(super) fn with<'q>(model: &Model<'q>, candidates: &[&Candidate]) -> Model<'q> {
     let indexes = candidates.iter().map(|candidate| {
         let index = Index {
             name: Arc::from("hypothetical"),

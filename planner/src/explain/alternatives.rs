@@ -14,31 +14,48 @@ use crate::parts::{Driver, collect_exists};
 pub(super) fn alternatives(model: &Model<'_>, considered: &[Considered], node: NodeId, keys: f64) -> Vec<Alternative> {
     let mut all = Vec::new();
     for purpose in [Purpose::Rows, Purpose::Keys, Purpose::Branch] {
-        let mut of_node: Vec<&Considered> =
-            considered.iter().filter(|considered| considered.node == node && considered.purpose == purpose).collect();
-        of_node.sort_by(|one, other| one.cost.total_cmp(&other.cost));
-        let chosen = of_node.iter().find(|considered| considered.chosen).map_or(0.0, |chosen| chosen.cost);
-        // Branches of one disjunction are many and alike; only what became of them tells something.
-        of_node.retain(|considered| purpose != Purpose::Branch || considered.chosen);
-        for considered in of_node {
-            all.push(Alternative {
-                purpose: match purpose {
-                    Purpose::Rows => "rows",
-                    Purpose::Keys => "keys",
-                    Purpose::Branch => "branch",
-                },
-                what: what(model, node, &considered.way),
-                cost: Some(considered.cost),
-                rows_estimated: Some(considered.rows),
-                chosen: considered.chosen,
-                why: (!considered.chosen).then(|| why(model, considered, chosen, keys)),
-            });
+        let of_node = considered.iter().filter(|considered| considered.node == node && considered.purpose == purpose);
+        for mut decision in decisions(of_node) {
+            decision.sort_by(|one, other| one.cost.total_cmp(&other.cost));
+            let chosen = decision.iter().find(|considered| considered.chosen).map_or(0.0, |chosen| chosen.cost);
+            for considered in decision {
+                let alternative = Alternative {
+                    purpose: match purpose {
+                        Purpose::Rows => "rows",
+                        Purpose::Keys => "keys",
+                        Purpose::Branch => "branch",
+                    },
+                    what: what(model, node, &considered.way),
+                    cost: Some(considered.cost),
+                    rows_estimated: Some(considered.rows),
+                    chosen: considered.chosen,
+                    why: (!considered.chosen).then(|| why(model, considered, chosen, keys)),
+                };
+                // Branches of one disjunction may be many and alike.
+                if !all.contains(&alternative) {
+                    all.push(alternative);
+                }
+            }
         }
         if purpose == Purpose::Rows && model.node(node).synced {
             all.extend(impossible(model, node));
         }
     }
     all
+}
+
+/// What was weighed against one another: each branch of a disjunction is decided by itself. A decision begins with the
+/// scan that probes all, which is always possible.
+fn decisions<'c>(considered: impl Iterator<Item = &'c Considered>) -> Vec<Vec<&'c Considered>> {
+    let mut decisions: Vec<Vec<&Considered>> = Vec::new();
+    for considered in considered {
+        let begins = matches!(&considered.way, Way::Driven { driver: Driver::Scan, joined, .. } if joined.is_empty());
+        match decisions.last_mut() {
+            Some(decision) if !begins => decision.push(considered),
+            _ => decisions.push(vec![considered]),
+        }
+    }
+    decisions
 }
 
 /// How each EXISTS of a query is decided by the plans that were chosen for the nodes with rows.

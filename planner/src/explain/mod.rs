@@ -25,13 +25,14 @@ use std::time::{Duration, Instant};
 
 use engine::graph::{Graph, hydrated_rows};
 use engine::hydration::{HydrateError, Hydration};
-use engine::query::{NodeId, Query, Role};
+use engine::query::{NodeId, Query, ResolveError, Role};
 use engine::replica::Snapshot;
 use serde_json::Value as Json;
 use zql_spec::ast::Ast;
 use zql_spec::format::Format;
 use zql_spec::hash::ast_hash;
 use zql_spec::query_text;
+use zql_spec::schema::Schema;
 
 pub use subject::Subject;
 
@@ -118,7 +119,8 @@ impl Planner {
     /// # Errors
     /// [`HydrateError::Query`] when the query does not fit the schema; otherwise as a hydration fails.
     pub fn report(&self, subject: &Subject, ast: &Ast, options: &Options) -> std::result::Result<Report, HydrateError> {
-        let query = Query::resolve(ast, subject.schema()).map_err(|error| HydrateError::Query(error.to_string()))?;
+        let query = Query::resolve(ast, subject.schema())
+            .map_err(|error| HydrateError::Query(format!("{error}{}", hint(&error, subject.schema()))))?;
         Ok(self.report_of(subject, ast, &Arc::new(query), options)?)
     }
 
@@ -343,6 +345,13 @@ impl Planner {
     }
 }
 
+/// What helps with a name that does not exist.
+fn hint(error: &ResolveError, schema: &Schema) -> String {
+    let ResolveError::UnknownColumn { table, .. } = error else { return String::new() };
+    let columns = schema.table(table).map(|table| table.columns.iter().map(|column| &*column.name).collect::<Vec<_>>());
+    columns.map_or_else(String::new, |columns| format!("; {table} has {}", columns.join(", ")))
+}
+
 fn in_short(operator: &Operator, depth: usize, text: &mut String) {
     let _ = write!(text, "{}{} ~{:.0}", "  ".repeat(depth), operator.label, operator.rows_estimated);
     if let Some(access) = &operator.access {
@@ -368,6 +377,6 @@ fn report_totals(totals: &mut Totals, operators: &[&Operator]) {
 fn query_report(ast: &Ast) -> QueryReport {
     let json = ast.to_json();
     let text = json.to_string();
-    let zql = query_text::print(ast, &Format::default());
+    let zql = query_text::canonical(ast, &Format::default());
     QueryReport { zql, hash: ast_hash(&json), ast: serde_json::from_str(&text).unwrap_or(Json::Null) }
 }

@@ -256,3 +256,24 @@ fn describe_truth(truth: &Truth) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::off;
+
+    #[test]
+    fn estimates_are_marked_from_ten_times_on() {
+        for (estimated, rows, expected) in [
+            (10.0, 100, Some(10.0)),
+            (10.0, 99, None),
+            (100.0, 10, Some(0.1)),
+            (100.0, 11, None),
+            (1_000.0, 0, Some(0.001)),
+            // A row or none is no matter.
+            (0.01, 9, None),
+            (9.0, 0, None),
+        ] {
+            assert_eq!(off(estimated, rows), expected, "{estimated} {rows}");
+        }
+    }
+}

@@ -37,7 +37,7 @@ pub struct Report {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryReport {
-    /// As canonical ZQL text.
+    /// As canonical ZQL text: of the normal form that the hash is of.
     pub zql: String,
     /// The hash that names it in the protocol.
     pub hash: String,
@@ -210,7 +210,7 @@ pub struct SqlitePlanLine {
 }
 
 /// A plan that was priced, or why there is none.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alternative {
     /// What the node is read for: `rows`, `keys` of an EXISTS, or a `branch` of an OR.

@@ -3,7 +3,9 @@
 mod answers;
 mod choices;
 mod explain;
+mod growth;
 mod linear;
+mod notes;
 mod shapes;
 mod spreads;
 mod tables;

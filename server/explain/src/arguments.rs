@@ -36,8 +36,9 @@ pub struct Explain {
     /// A query as text: "issue.where('open', true).limit(10)". Relationships need --schema.
     #[arg(long, value_name = "ZQL")]
     pub query: Option<String>,
-    /// A query as a JSON file, with the server's names, or several: a list, an object by name, or one a line.
-    #[arg(long, value_name = "FILE", conflicts_with = "query")]
+    /// A query as a JSON file (or as JSON itself), with the server's names, or several: a list, an object by name, or one a
+    /// line.
+    #[arg(long, value_name = "FILE|JSON", conflicts_with = "query")]
     pub ast: Option<PathBuf>,
     /// A file of many queries: texts that end in ";", or JSON as for --ast.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["query", "ast"])]
@@ -62,16 +63,17 @@ pub struct Explain {
     /// common are then planned as on the replica.
     #[arg(long, requires = "dump_stats")]
     pub with_values: bool,
-    /// Show what two replicas (or statistics files), or two versions of a query (as files), differ in.
-    #[arg(long, num_args = 2, value_names = ["A", "B"])]
+    /// Show what two replicas (or statistics files), or two versions of a query (as files), differ in. Limits are for B.
+    #[arg(long, num_args = 2, value_names = ["A", "B"],
+        conflicts_with_all = ["html", "dump_stats", "check_advice", "output_synced_rows", "output_vended_rows"])]
     pub compare: Option<Vec<PathBuf>>,
     /// Make each advised index on a copy of the replica and measure the query there.
     #[arg(long)]
     pub check_advice: bool,
-    /// Exit with code 2 if SQLite visits more rows for a query.
+    /// Exit with code 2 if SQLite visits more rows for a query. Needs a replica, since the query has to be run.
     #[arg(long, value_name = "ROWS")]
     pub max_rows_visited: Option<u64>,
-    /// Exit with code 2 if a query takes longer.
+    /// Exit with code 2 if a query takes longer. Needs a replica, since the query has to be run.
     #[arg(long, value_name = "MS")]
     pub max_ms: Option<f64>,
     /// Print the rows that a client would get.

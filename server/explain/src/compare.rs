@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::arguments::{Explain, Format};
-use crate::queries::{Named, read_file, read_queries, read_schema};
-use crate::sources::{Source, is_sqlite};
+use crate::json::Error;
+use crate::queries::{Fault, Named, Queries, read_file, read_queries, read_schema};
+use crate::sources::Source;
 use crate::text::{self, Canvas, Ink, Page};
 use crate::units::{count, size, time};
 
@@ -35,67 +36,138 @@ struct Difference {
     b: Option<String>,
 }
 
+/// What there is to tell of a query: what it is called, how each side explains it, and what they differ in.
+#[derive(Serialize)]
+struct Pair {
+    name: Option<String>,
+    differences: Vec<Difference>,
+    a: Option<Report>,
+    b: Option<Report>,
+}
+
+impl Pair {
+    fn new(name: Option<String>, a: Option<Report>, b: Option<Report>) -> Pair {
+        let differences = match (&a, &b) {
+            (Some(a), Some(b)) => differences(a, b),
+            // A query that one side lacks.
+            (a, b) => {
+                let text = |report: &Option<Report>| report.as_ref().map(|report| report.query.zql.clone());
+                vec![Difference { at: "query".to_owned(), what: "text", a: text(a), b: text(b) }]
+            }
+        };
+        Pair { name, differences, a, b }
+    }
+}
+
 /// Compares what two files lead to.
-pub(crate) fn run(arguments: &Explain, a: &Path, b: &Path, page: Page, out: &mut dyn Write) -> Result<u8> {
-    let pairs = if is_source(a)? || is_source(b)? {
-        let (a, b) = (Source::open(a)?, Source::open(b)?);
-        let queries = read_queries(arguments)?;
-        let mut pairs = Vec::new();
-        for query in &queries {
-            let one = crate::explain(&Planner::new(), a.subject(), query, arguments)?;
-            let other = crate::explain(&Planner::new(), b.subject(), query, arguments)?;
-            let mut differences = differences(&one, &other);
-            differences.extend(only("indexes", "index", &index_names(&a), &index_names(&b)));
-            pairs.push((one, other, differences));
+pub(crate) fn run(
+    arguments: &Explain,
+    a: &Path,
+    b: &Path,
+    page: Page,
+    (out, told): (&mut dyn Write, &mut dyn Write),
+) -> Result<u8> {
+    let mut faults = Vec::new();
+    let pairs = match (Source::is_one(a)?, Source::is_one(b)?) {
+        (true, true) => of_sources(arguments, a, b, &mut faults)?,
+        (false, false) => of_queries(arguments, a, b, &mut faults)?,
+        (one, _) => {
+            let (source, queries) = if one { (a, b) } else { (b, a) };
+            bail!(
+                "{} is a replica or a statistics file, and {} is none: compare two of them, or two files of queries with \
+                 --replica",
+                source.display(),
+                queries.display()
+            );
         }
-        pairs
-    } else {
-        let source = Source::open(arguments.replica()?)?;
-        let schema = read_schema(arguments)?;
-        let (mut ones, mut others) = (read_file(a, schema.as_ref())?, read_file(b, schema.as_ref())?);
-        if ones.len() == 1 && others.len() == 1 {
-            ones[0].name = None;
-            others[0].name = None;
-        }
-        let mut pairs = Vec::new();
-        for one in &ones {
-            let Some(other) = others.iter().find(|other| other.name == one.name) else {
-                bail!("{} is in {} and not in {}", one.label(), a.display(), b.display());
-            };
-            let report = |query: &Named| crate::explain(&Planner::new(), source.subject(), query, arguments);
-            let (one, other) = (report(one)?, report(other)?);
-            let differences = differences(&one, &other);
-            pairs.push((one, other, differences));
-        }
-        pairs
     };
+    if pairs.is_empty() {
+        return Err(Fault::all(faults));
+    }
     match arguments.format {
         Format::Json => {
-            let pairs: Vec<serde_json::Value> = pairs
-                .iter()
-                .map(|(one, other, differences)| json!({ "name": one.name, "differences": differences, "a": one, "b": other }))
-                .collect();
-            serde_json::to_writer_pretty(&mut *out, &json!({ "comparisons": pairs }))?;
+            let told = json!({ "comparisons": pairs, "errors": Error::all(&faults) });
+            serde_json::to_writer_pretty(&mut *out, &told)?;
             writeln!(out)?;
         }
         Format::Text => {
             let mut canvas = Canvas::new(page);
-            for (one, other, differences) in &pairs {
-                show(&mut canvas, one, other, differences);
-            }
+            pairs.iter().for_each(|pair| show(&mut canvas, pair));
             out.write_all(canvas.finish().as_bytes())?;
         }
     }
-    Ok(0)
+    out.flush()?;
+    // B is what is to come, and has to keep within the limits.
+    let exceeded = pairs.iter().filter_map(|pair| crate::limits(arguments, pair.b.as_ref()?));
+    crate::exit_code(&exceeded.collect::<Vec<_>>(), &faults, told)
 }
 
-/// Whether a file is a replica or statistics, rather than queries.
-fn is_source(path: &Path) -> Result<bool> {
-    if is_sqlite(path)? {
-        return Ok(true);
+/// One query or several on two replicas.
+fn of_sources(arguments: &Explain, a: &Path, b: &Path, faults: &mut Vec<Fault>) -> Result<Vec<Pair>> {
+    let (a, b) = (Source::open(a)?, Source::open(b)?);
+    crate::limits_need_a_run(arguments, b.subject())?;
+    let Queries { good, bad } = read_queries(arguments)?;
+    faults.extend(bad);
+    let mut pairs = Vec::new();
+    for query in &good {
+        // A planner remembers statistics for a while, so each side has its own.
+        let one = crate::explain(&Planner::new(), a.subject(), query, arguments);
+        let other = crate::explain(&Planner::new(), b.subject(), query, arguments);
+        let mut report = |side: &str, report: Result<Report>| match report {
+            Ok(report) => Some(report),
+            Err(error) => {
+                faults.push(Fault::of(query, error.context(side.to_owned())));
+                None
+            }
+        };
+        if let (Some(one), Some(other)) = (report("on A", one), report("on B", other)) {
+            let mut pair = Pair::new(query.name.clone(), Some(one), Some(other));
+            pair.differences.extend(only("indexes", "index", &index_names(&a), &index_names(&b)));
+            pairs.push(pair);
+        }
     }
-    let text = std::fs::read_to_string(path)?;
-    Ok(serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|json| json.get("format").is_some()))
+    Ok(pairs)
+}
+
+/// Two versions of queries on one replica. Queries are matched by their names; one in each file needs none.
+fn of_queries(arguments: &Explain, a: &Path, b: &Path, faults: &mut Vec<Fault>) -> Result<Vec<Pair>> {
+    let source = Source::open(arguments.replica()?)?;
+    crate::limits_need_a_run(arguments, source.subject())?;
+    let schema = read_schema(arguments)?;
+    let mut read = |file: &Path| -> Result<Vec<Named>> {
+        let Queries { good, bad } = read_file(file, schema.as_ref())?;
+        faults.extend(bad);
+        Ok(good)
+    };
+    let (mut ones, mut others) = (read(a)?, read(b)?);
+    // What cannot be read in one file is no query that the other has alone.
+    let broken: Vec<Option<String>> = faults.iter().map(|fault| fault.name.clone()).collect();
+    ones.retain(|query| !broken.contains(&query.name));
+    others.retain(|query| !broken.contains(&query.name));
+    if ones.len() == 1 && others.len() == 1 && broken.is_empty() {
+        ones[0].name = None;
+        others[0].name = None;
+    }
+    let mut report = |query: &Named| {
+        let report = crate::explain(&Planner::new(), source.subject(), query, arguments);
+        report.map_err(|error| faults.push(Fault::of(query, error))).ok()
+    };
+    let mut pairs = Vec::new();
+    for one in &ones {
+        let other = others.iter().find(|other| other.name == one.name);
+        match (report(one), other.map(&mut report)) {
+            (Some(one), None) => pairs.push(Pair::new(one.name.clone(), Some(one), None)),
+            (Some(one), Some(Some(other))) => pairs.push(Pair::new(one.name.clone(), Some(one), Some(other))),
+            // Told as a fault already.
+            (None, _) | (_, Some(None)) => {}
+        }
+    }
+    for other in others.iter().filter(|other| !ones.iter().any(|one| one.name == other.name)) {
+        if let Some(other) = report(other) {
+            pairs.push(Pair::new(other.name.clone(), None, Some(other)));
+        }
+    }
+    Ok(pairs)
 }
 
 fn index_names(source: &Source) -> Vec<String> {
@@ -218,13 +290,15 @@ fn shape_of(node: &NodeReport) -> String {
     node.plan.as_ref().map_or_else(|| node.without_plan.unwrap_or_default().to_owned(), shape)
 }
 
-fn show(canvas: &mut Canvas, a: &Report, b: &Report, differences: &[Difference]) {
-    let name = a.name.clone().unwrap_or_else(|| a.query.zql.clone());
+fn show(canvas: &mut Canvas, pair: &Pair) {
+    let (one, differences) = (pair.a.as_ref().or(pair.b.as_ref()), &pair.differences);
+    let name = pair.name.clone().or_else(|| Some(one?.query.zql.clone())).unwrap_or_default();
     text::zql(canvas, &name);
-    let sources = format!(
-        "A: {} at version {} · B: {} at version {}",
-        a.source.kind, a.source.version, b.source.kind, b.source.version
-    );
+    let source = |report: &Option<Report>| match report {
+        Some(report) => format!("{} at version {}", report.source.kind, report.source.version),
+        None => "has no such query".to_owned(),
+    };
+    let sources = format!("A: {} · B: {}", source(&pair.a), source(&pair.b));
     canvas.line([(Ink::Dim, sources.as_str())]);
     if differences.is_empty() {
         canvas.line([(Ink::Good, "nothing differs")]);

@@ -11,6 +11,7 @@ mod changes;
 mod check;
 mod compare;
 mod html;
+mod json;
 mod queries;
 mod sources;
 mod text;
@@ -24,15 +25,17 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use planner::Planner;
 use planner::explain::report::{Report, Totals};
 use planner::explain::{Options, Subject};
-use serde_json::json;
 
 use arguments::{Explain, Format, When};
 use changes::Scratch;
-use queries::{Named, read_queries};
+use queries::{Fault, Named, Queries, read_queries};
 use sources::Source;
 pub use text::Page;
 
 use text::Canvas;
+
+/// The exit code when a query could not be explained, also if others could.
+pub const FAULTY: u8 = 1;
 
 /// The exit code when a limit was exceeded.
 pub const LIMIT_EXCEEDED: u8 = 2;
@@ -59,7 +62,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
     // A pipe gets lines that do not depend on the terminal that happens to be there.
     let width = if std::io::stdout().is_terminal() { width } else { 120 };
     let mut out = std::io::stdout().lock();
-    match run(&arguments, Page { width, colour }, &mut out) {
+    match run(&arguments, Page { width, colour }, &mut out, &mut std::io::stderr()) {
         Ok(code) => ExitCode::from(code),
         // Whoever reads has seen enough: `zql explain … | head`.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -75,13 +78,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Explains what the arguments say and writes it out. Gives the exit code.
+/// Explains what the arguments say and writes it out; what exceeds limits or cannot be explained is told to `told`. Gives the
+/// exit code.
 ///
 /// # Errors
 /// When an argument, a file or a query is at fault.
-pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
+pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write, told: &mut dyn Write) -> Result<u8> {
     if let Some(pair) = &arguments.compare {
-        return compare::run(arguments, &pair[0], &pair[1], page, out);
+        return compare::run(arguments, &pair[0], &pair[1], page, (out, told));
     }
     let source = Source::open(arguments.replica()?)?;
     if let Some(file) = &arguments.dump_stats {
@@ -95,16 +99,23 @@ pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
             return Ok(0);
         }
     }
-    let queries = read_queries(arguments)?;
+    limits_need_a_run(arguments, source.subject())?;
+    let Queries { good: queries, bad: mut faults } = read_queries(arguments)?;
     let planner = Planner::new();
     let asked = arguments.analyze == Some(true);
-    let mut copy = match arguments.analyze.unwrap_or(true) {
+    let mut copy = match arguments.analyze.unwrap_or(true) && !queries.is_empty() {
         true => Scratch::new(&source, arguments.replica()?, asked)?,
         false => None,
     };
     let mut reports = Vec::with_capacity(queries.len());
     for query in &queries {
-        let mut report = explain(&planner, source.subject(), query, arguments)?;
+        let mut report = match explain(&planner, source.subject(), query, arguments) {
+            Ok(report) => report,
+            Err(error) => {
+                faults.push(Fault::of(query, error));
+                continue;
+            }
+        };
         if let Some(copy) = &mut copy
             && let Err(error) = copy.measure(&query.ast, &mut report)
         {
@@ -115,9 +126,12 @@ pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
         }
         reports.push(report);
     }
+    if reports.is_empty() {
+        return Err(Fault::all(faults));
+    }
     let exceeded: Vec<String> = reports.iter().filter_map(|report| limits(arguments, report)).collect();
     match arguments.format {
-        Format::Json => json_out(&reports, out)?,
+        Format::Json => json::print(&reports, &faults, out)?,
         Format::Text => {
             let mut canvas = Canvas::new(page);
             for report in &reports {
@@ -133,8 +147,38 @@ pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write) -> Result<u8> {
         std::fs::write(file, html::page(&reports)).with_context(|| format!("write {}", file.display()))?;
     }
     out.flush()?;
-    exceeded.iter().for_each(|line| eprintln!("{line}"));
-    Ok(if exceeded.is_empty() { 0 } else { LIMIT_EXCEEDED })
+    exit_code(&exceeded, &faults, told)
+}
+
+/// Tells what is wrong; gives the exit code.
+fn exit_code(exceeded: &[String], faults: &[Fault], told: &mut dyn Write) -> Result<u8> {
+    for line in exceeded {
+        writeln!(told, "{line}")?;
+    }
+    for fault in faults {
+        writeln!(told, "{fault}")?;
+    }
+    Ok(match (faults, exceeded) {
+        ([], []) => 0,
+        // What could not be asked may exceed anything.
+        ([_, ..], _) => FAULTY,
+        ([], _) => LIMIT_EXCEEDED,
+    })
+}
+
+/// A limit that nothing is measured against would pass always, which is not what it was set for.
+fn limits_need_a_run(arguments: &Explain, subject: &Subject) -> Result<()> {
+    let limited = arguments.max_rows_visited.is_some() || arguments.max_ms.is_some();
+    if arguments.analyze == Some(true) && !subject.has_data() {
+        bail!("statistics have no rows to run a query on: --analyze needs a replica");
+    }
+    if limited && !subject.has_data() {
+        bail!("statistics have no rows to run a query on: --max-rows-visited and --max-ms need a replica");
+    }
+    if limited && arguments.analyze == Some(false) {
+        bail!("--max-rows-visited and --max-ms limit what a run takes, and --analyze=false runs nothing");
+    }
+    Ok(())
 }
 
 /// The report of one query.
@@ -145,9 +189,6 @@ fn explain(planner: &Planner, subject: &Subject, query: &Named, arguments: &Expl
         synced_rows: arguments.output_synced_rows,
         vended_rows: arguments.output_vended_rows.unwrap_or(0),
     };
-    if arguments.analyze == Some(true) && !subject.has_data() {
-        bail!("statistics have no rows to run a query on: --analyze needs a replica");
-    }
     let report = planner.report(subject, &query.ast, &options);
     let mut report = report.with_context(|| format!("cannot explain {}", query.label()))?;
     report.name = query.name.clone();
@@ -156,6 +197,10 @@ fn explain(planner: &Planner, subject: &Subject, query: &Named, arguments: &Expl
     }
     if !subject.has_data() {
         let note = "made from statistics: how many keys a plan is for is estimated, where a server counts them";
+        report.warnings.push(note.to_owned());
+    }
+    if (options.synced_rows || options.vended_rows > 0) && !report.source.analyzed {
+        let note = "no rows are printed, because the query was not run: that needs a replica, and no --analyze=false";
         report.warnings.push(note.to_owned());
     }
     Ok(report)
@@ -167,29 +212,8 @@ fn limits(arguments: &Explain, report: &Report) -> Option<String> {
     let Totals { rows_visited, ms, .. } = &report.totals;
     let visited = arguments.max_rows_visited.zip(*rows_visited).filter(|(most, visited)| visited > most);
     let late = arguments.max_ms.zip(*ms).filter(|(most, ms)| ms > most);
-    match (visited, late) {
-        (Some((most, visited)), _) => Some(format!("{name} visited {visited} rows, more than {most}")),
-        (None, Some((most, ms))) => Some(format!("{name} took {ms} ms, more than {most}")),
-        (None, None) => None,
-    }
-}
-
-/// One report as an object; several as a list beside their sum.
-fn json_out(reports: &[Report], out: &mut dyn Write) -> Result<()> {
-    match reports {
-        [report] => serde_json::to_writer_pretty(&mut *out, report)?,
-        reports => {
-            let sum =
-                |of: fn(&Totals) -> Option<u64>| reports.iter().map(|report| of(&report.totals)).sum::<Option<u64>>();
-            let ms: Option<f64> = reports.iter().map(|report| report.totals.ms).sum();
-            let totals = json!({
-                "rowsVisited": sum(|totals| totals.rows_visited),
-                "rowsOut": sum(|totals| totals.rows_out),
-                "ms": ms,
-            });
-            serde_json::to_writer_pretty(&mut *out, &json!({ "totals": totals, "queries": reports }))?;
-        }
-    }
-    writeln!(out)?;
-    Ok(())
+    let visited = visited.map(|(most, visited)| format!("visited {visited} rows, more than {most}"));
+    let late = late.map(|(most, ms)| format!("took {ms} ms, more than {most}"));
+    let exceeded: Vec<String> = visited.into_iter().chain(late).collect();
+    (!exceeded.is_empty()).then(|| format!("{name} {}", exceeded.join(", and ")))
 }

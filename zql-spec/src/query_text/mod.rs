@@ -18,7 +18,7 @@ mod tests;
 
 use std::fmt;
 
-pub use print::print;
+pub use print::{canonical, print};
 
 use crate::ast::Ast;
 use crate::format::Format;

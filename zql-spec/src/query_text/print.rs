@@ -11,6 +11,7 @@ use super::build::{EXISTS_PREFIX, HIDDEN_PREFIX};
 use crate::ast::{Ast, Condition, CorrelatedSubquery, Direction, Literal, SimpleOperator, ValuePosition};
 use crate::format::Format;
 use crate::json::{Json, write_number};
+use crate::normal_form::normal_form;
 use crate::value::Value;
 
 /// The text of a query on one line. Its shape says where `.one()` stands.
@@ -18,6 +19,26 @@ pub fn print(ast: &Ast, format: &Format) -> String {
     let mut out = ast.table.to_string();
     calls(&mut out, ast, format);
     out
+}
+
+/// The text of a query's normal form, from which its hash is taken: spellings of one hash have one text. A query with an
+/// empty OR, which is true for nothing, is written as it is, because the normal form leaves that out.
+pub fn canonical(ast: &Ast, format: &Format) -> String {
+    let normal = Ast::parse_lenient(&normal_form(&ast.to_json())).ok().filter(|_| !says_never(ast));
+    print(normal.as_ref().unwrap_or(ast), format)
+}
+
+/// Whether there is an empty OR anywhere in a query.
+fn says_never(ast: &Ast) -> bool {
+    fn of(condition: &Condition) -> bool {
+        match condition {
+            Condition::Or(conditions) if conditions.is_empty() => true,
+            Condition::And(conditions) | Condition::Or(conditions) => conditions.iter().any(of),
+            Condition::Exists { related, .. } => says_never(&related.subquery),
+            Condition::Simple { .. } => false,
+        }
+    }
+    ast.r#where.as_ref().is_some_and(of) || ast.related.iter().any(|related| says_never(&related.subquery))
 }
 
 fn calls(out: &mut String, ast: &Ast, format: &Format) {

@@ -73,10 +73,11 @@ fn article(out: &mut String, report: &Report, number: usize) {
         let _ = write!(out, "<div class=warn>{}</div>", escape(warning));
     }
     tiles(out, report);
-    advice(out, report);
     out.push_str("<h2>Plan</h2>");
     report.nodes.iter().for_each(|node| plan::plan(out, node, report.source.analyzed));
     maintenance::maintenance(out, report);
+    advice(out, report);
+    rows(out, report);
     out.push_str("</article>\n");
 }
 
@@ -89,13 +90,16 @@ fn tiles(out: &mut String, report: &Report) {
     if let (Some(rows), Some(visited), Some(ms)) = (totals.rows_out, totals.rows_visited, totals.ms) {
         tile(count(rows as f64), "rows of the answer");
         tile(time(ms * 1e3), "to answer");
+        tile(time(totals.cost), "expected cost");
         tile(count(visited as f64), "rows visited by SQLite");
+        tile(count(totals.rows_read.unwrap_or(0) as f64), "rows read");
         tile(count(totals.executions.unwrap_or(0) as f64), "statements run");
-        tile(size(totals.bytes_read.unwrap_or(0) as f64), "read");
+        tile(size(totals.bytes_read.unwrap_or(0) as f64), "bytes read");
     } else {
         tile(format!("~{}", count(totals.rows_estimated)), "rows expected");
         tile(time(totals.cost), "expected cost");
     }
+    tile(time(totals.plan_ms * 1e3), "to plan");
     let about = if report.maintenance.measured { "" } else { "~" };
     tile(format!("{about}{}", size(report.maintenance.bytes)), "held to keep it current");
     out.push_str("</div>");
@@ -136,6 +140,22 @@ fn advice(out: &mut String, report: &Report) {
             None => {
                 let _ = write!(out, "<div class=\"advice note\">{}</div>", escape(&advice.why));
             }
+        }
+    }
+}
+
+/// Rows, where they were asked for.
+fn rows(out: &mut String, report: &Report) {
+    let mut list = |title: &str, rows: &mut dyn Iterator<Item = &serde_json::Value>| {
+        let rows: String = rows.map(|row| escape(&row.to_string()) + "\n").collect();
+        let _ = write!(out, "<details><summary>{}</summary><pre>{rows}</pre></details>", escape(title));
+    };
+    for (table, rows) in report.synced_rows.iter().flatten() {
+        list(&format!("rows of {table} that a client gets"), &mut rows.as_array().into_iter().flatten());
+    }
+    for access in report.operators().into_iter().filter_map(|operator| operator.access.as_ref()) {
+        if let Some(rows) = &access.vended_rows {
+            list(&format!("first rows of {}", access.sql), &mut rows.iter());
         }
     }
 }

@@ -6,7 +6,7 @@ use planner::explain::report::{Alternative, NodeReport, Operator};
 
 use super::drawing::{self, Shape};
 use super::escape;
-use crate::units::{count, time, times};
+use crate::units::{count, counted, size, time, times};
 
 pub(super) fn plan(out: &mut String, node: &NodeReport, analyzed: bool) {
     let role = match node.role {
@@ -24,7 +24,15 @@ pub(super) fn plan(out: &mut String, node: &NodeReport, analyzed: bool) {
         (None, Some(keys)) => format!(" · for ~{} keys", count(keys)),
         _ => String::new(),
     };
-    let _ = write!(out, "<h3>{} {} <small>{} · {rows}{keys}</small></h3>", node.id, escape(&node.table), escape(&role));
+    let took = match (node.bytes, node.ms) {
+        _ if node.without_plan.is_some() => String::new(),
+        (Some(bytes), Some(ms)) => {
+            format!(" · {} · {} (expected {})", size(bytes as f64), time(ms * 1e3), time(node.cost))
+        }
+        _ => format!(" · cost {}", time(node.cost)),
+    };
+    let (table, role) = (escape(&node.table), escape(&role));
+    let _ = write!(out, "<h3>{} {table} <small>{role} · {rows}{keys}{took}</small></h3>", node.id);
     let Some(plan) = &node.plan else { return };
     draw(out, plan, analyzed);
     let mut operators = Vec::new();
@@ -35,6 +43,10 @@ pub(super) fn plan(out: &mut String, node: &NodeReport, analyzed: bool) {
         for parameter in &access.parameters {
             let _ =
                 write!(out, "\n<span class=dim>{} = {}</span>", parameter.name, escape(&parameter.value.to_string()));
+        }
+        if let (Some(read), Some(bytes), Some(runs)) = (access.rows_read, access.bytes, access.executions) {
+            let (read, bytes) = (counted(read as f64, "row"), size(bytes as f64));
+            let _ = write!(out, "\ngave {read}, {bytes}, in {}", counted(runs as f64, "run"));
         }
         for line in &access.sqlite_plan {
             let class = match &line.text {
@@ -65,7 +77,7 @@ pub(super) fn plan(out: &mut String, node: &NodeReport, analyzed: bool) {
 }
 
 fn alternatives(out: &mut String, alternatives: &[Alternative]) {
-    if alternatives.iter().all(|alternative| alternative.chosen) {
+    if alternatives.is_empty() {
         return;
     }
     out.push_str("<details><summary>ways that were weighed</summary><table>");
@@ -76,7 +88,13 @@ fn alternatives(out: &mut String, alternatives: &[Alternative]) {
             "<tr><td class={class}>{}<td class=n>{}<td>{}<td>{}</tr>",
             if alternative.chosen { "chosen" } else { "" },
             alternative.cost.map_or_else(|| "–".to_owned(), time),
-            escape(&alternative.what),
+            match alternative.purpose {
+                "keys" => "for its keys: ",
+                "branch" => "for a branch: ",
+                _ => "",
+            }
+            .to_owned()
+                + &escape(&alternative.what),
             escape(alternative.why.as_deref().unwrap_or_default())
         );
     }
@@ -126,16 +144,16 @@ fn shape(operator: &Operator, bar: f64) -> Shape {
         (Some(rows), None) => format!("{} rows, {expected}", count(rows as f64)),
         (None, _) => format!("{expected} rows"),
     };
-    let cost = match (operator.ms, &operator.access) {
-        (Some(ms), Some(access)) => format!(
-            "{} · {} visited in {} runs",
+    let took = operator.ms.map(|ms| match &operator.access {
+        Some(access) => format!(
+            "{} · {} visited in {}",
             time(ms * 1e3),
             count(access.rows_visited.unwrap_or(0) as f64),
-            count(access.executions.unwrap_or(0) as f64)
+            counted(access.executions.unwrap_or(0) as f64, "run")
         ),
-        (Some(ms), None) => time(ms * 1e3),
-        (None, _) => format!("cost {}", time(operator.cost)),
-    };
+        None => time(ms * 1e3),
+    });
+    let cost = format!("cost {}", time(operator.cost));
     let hover = operator.access.as_ref().map_or_else(|| operator.label.clone(), |access| access.sql.clone());
-    Shape { title, lines: vec![rows, cost], class, bar, hover, dashed: false }
+    Shape { title, lines: [rows].into_iter().chain(took).chain([cost]).collect(), class, bar, hover, dashed: false }
 }

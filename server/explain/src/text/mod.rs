@@ -43,15 +43,15 @@ fn head(canvas: &mut Canvas, report: &Report) {
             let read = count(totals.rows_read.unwrap_or(0) as f64);
             let bytes = size(totals.bytes_read.unwrap_or(0) as f64);
             let runs = counted(totals.executions.unwrap_or(0) as f64, "execution");
-            let rest = format!(" · {read} read ({bytes}) by {runs} · planned in {}", time(totals.plan_ms * 1e3));
+            let rest = format!("{read} read ({bytes}) by {runs} · planned in {}", time(totals.plan_ms * 1e3));
             canvas.line([
                 (Ink::Bold, out.as_str()),
                 (Ink::Plain, " in "),
                 (Ink::Bold, time(ms * 1e3).as_str()),
-                (Ink::Plain, " · "),
+                (Ink::Plain, format!(" (expected {}) · ", time(totals.cost)).as_str()),
                 (ink, format!("{visited} visited by SQLite").as_str()),
-                (Ink::Plain, rest.as_str()),
             ]);
+            canvas.line([(Ink::Plain, rest.as_str())]);
         }
         _ => {
             let (rows, cost) = (count(totals.rows_estimated), time(totals.cost));

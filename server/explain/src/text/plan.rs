@@ -19,7 +19,7 @@ struct Row {
 pub(super) fn plan(canvas: &mut Canvas, report: &Report) {
     let analyzed = report.source.analyzed;
     let heads: &[&str] =
-        if analyzed { &["expected", "rows", "visited", "runs", "time"] } else { &["expected", "cost"] };
+        if analyzed { &["expected", "rows", "visited", "runs", "cost", "time"] } else { &["expected", "cost"] };
     canvas.title("PLAN", "each node of the query, parents first");
     for node in &report.nodes {
         let mut rows = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn plan(canvas: &mut Canvas, report: &Report) {
 }
 
 /// Columns of a number.
-const CELL: usize = 11;
+const CELL: usize = 10;
 
 fn node_line(canvas: &mut Canvas, node: &NodeReport, facts: &str, label_width: usize, heads: &[&str]) {
     let name = format!("{} {}", node.id, node.table);
@@ -95,13 +95,14 @@ fn facts(node: &NodeReport) -> String {
                     ));
                 }
                 facts.push(size(node.bytes.unwrap_or(0) as f64));
-                facts.push(format!("{} in its operators", time(ms * 1e3)));
+                facts.push(format!("{} (expected {})", time(ms * 1e3), time(node.cost)));
             }
             _ => {
                 facts.push(format!("~{} of {} rows", count(node.rows_estimated), count(node.table_rows)));
                 if let Some(keys) = node.keys_estimated {
                     facts.push(format!("for ~{}", counted(keys, "key")));
                 }
+                facts.push(format!("cost {}", time(node.cost)));
             }
         }
         if !node.synced {
@@ -125,6 +126,7 @@ fn operator(operator: &Operator, indent: &str, branch: &str, analyzed: bool, row
             (Ink::Bold, number(operator.rows)),
             (if wasteful { Ink::Bad } else { Ink::Plain }, number(visited)),
             (Ink::Plain, number(access.and_then(|access| access.executions))),
+            (Ink::Plain, time(operator.cost)),
             (Ink::Plain, operator.ms.map_or_else(String::new, |ms| time(ms * 1e3))),
         ]
     } else {
@@ -169,6 +171,11 @@ fn access_lines(access: &Access, indent: &str) -> Vec<(String, Ink, String)> {
             access.parameters.iter().map(|parameter| format!("{} = {}", parameter.name, parameter.value)).collect();
         lines.push((indent.to_owned(), Ink::Dim, parameters.join(", ")));
     }
+    if let (Some(read), Some(bytes), Some(runs)) = (access.rows_read, access.bytes, access.executions) {
+        let (read, bytes) = (counted(read as f64, "row"), size(bytes as f64));
+        let gave = format!("gave {read}, {bytes}, in {}", counted(runs as f64, "run"));
+        lines.push((indent.to_owned(), Ink::Plain, gave));
+    }
     for line in &access.sqlite_plan {
         let indent = format!("{indent}{}• ", "  ".repeat(line.depth));
         lines.push((indent, sqlite_ink(line), sqlite_text(line)));
@@ -200,10 +207,12 @@ fn sqlite_text(line: &SqlitePlanLine) -> String {
 }
 
 fn alternatives(canvas: &mut Canvas, alternatives: &[Alternative]) {
-    if alternatives.iter().all(|alternative| alternative.chosen) {
-        return;
-    }
-    canvas.line([(Ink::Dim, "  ways that were weighed")]);
+    let title = match alternatives {
+        [] => return,
+        [_] => "  the only way",
+        _ => "  ways that were weighed",
+    };
+    canvas.line([(Ink::Dim, title)]);
     for alternative in alternatives {
         let (mark, ink) = if alternative.chosen { ("  ✓ ", Ink::Good) } else { ("  · ", Ink::Plain) };
         let cost = alternative.cost.map_or_else(|| "–".to_owned(), time);

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Command, FromArgMatches};
 use engine::replica::Replica;
 use expect_test::expect;
+use explain::Page;
 use explain::arguments::Explain;
-use explain::{LIMIT_EXCEEDED, Page};
+
+mod comparing;
+mod mistakes;
+mod printing;
 
 #[allow(dead_code, missing_docs, unreachable_pub)]
 #[path = "../../../../planner/tests/planner/tracker.rs"]
@@ -46,15 +50,23 @@ const SCHEMA: &str = r#"{"tables":{
       "owner":[{"sourceField":["ownerId"],"destField":["id"],"destSchema":"user","cardinality":"one"}],
       "comments":[{"sourceField":["id"],"destField":["issueId"],"destSchema":"comment","cardinality":"many"}]}}}"#;
 
+/// What was printed, and the exit code.
 fn run(folder: &Path, arguments: &[&str]) -> (String, Result<u8, String>) {
+    let (text, _, code) = told(folder, arguments);
+    (text, code)
+}
+
+/// What was printed, what was told besides, and the exit code.
+fn told(folder: &Path, arguments: &[&str]) -> (String, String, Result<u8, String>) {
     let schema = folder.join("schema.json");
     std::fs::write(&schema, SCHEMA).unwrap();
     let command = Explain::augment_args(Command::new("explain"));
     let matches = command.try_get_matches_from([&["explain"], arguments].concat()).unwrap();
     let arguments = Explain::from_arg_matches(&matches).unwrap();
-    let mut out = Vec::new();
-    let code = explain::run(&arguments, Page { width: 110, colour: false }, &mut out);
-    (String::from_utf8(out).unwrap(), code.map_err(|error| format!("{error:#}")))
+    let (mut out, mut told) = (Vec::new(), Vec::new());
+    let code = explain::run(&arguments, Page { width: 110, colour: false }, &mut out, &mut told);
+    let [out, told] = [out, told].map(|text| String::from_utf8(text).unwrap());
+    (out, told, code.map_err(|error| format!("{error:#}")))
 }
 
 fn path(path: &Path) -> &str {
@@ -80,13 +92,13 @@ fn a_report_for_people() {
 
         PLAN ───────────────────────────────────────────────────────────────── each node of the query, parents first
         0 issue  the query's rows
-          ~3 of 1,000 rows                         expected       cost
-          TopK 3                                          3     327 µs
-          └─ Lookup by id issue [index issue_id]         20     304 µs
+          ~3 of 1,000 rows · cost 327 µs          expected      cost
+          TopK 3                                         3    327 µs
+          └─ Lookup by id issue [index issue_id]        20    304 µs
              │   SELECT n0."id", n0."owner_id", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE (n0."id" = ?1)
              │   • SEARCH n0 USING INDEX issue_id (id=?)
-             └─ Distinct                                 20     262 µs
-                └─ Scan comment [whole table]            20     245 µs
+             └─ Distinct                                20    262 µs
+                └─ Scan comment [whole table]           20    245 µs
                        SELECT n1."issue_id" FROM "comment" AS n1 WHERE (n1."body" = ?1)
                        ?1 = "body5"
                        • SCAN n1
@@ -98,17 +110,17 @@ fn a_report_for_people() {
                       comment(issue_id): each probe scans 4,000 rows
 
         1 comment  EXISTS comments of 0 by id = issue_id
-          ~0 of 4,000 rows · for ~3 keys        expected       cost
-          Fetch comment [rowid]                        0     297 µs
+          ~0 of 4,000 rows · for ~3 keys · cost 297 µs  expected      cost
+          Fetch comment [rowid]                                0    297 µs
           │   SELECT n1."id", n1."issue_id", n1."body", n1."_0_version" FROM "comment" AS n1 WHERE (n1._rowid_ = ?1)
           │   • SEARCH n1 USING INTEGER PRIMARY KEY (rowid=?)
-          └─ First 3 per key                           0     277 µs
-             └─ SemiJoin (hash of keys)                0     262 µs
-                ├─ Scan comment [whole table]         20     246 µs
+          └─ First 3 per key                                   0    277 µs
+             └─ SemiJoin (hash of keys)                        0    262 µs
+                ├─ Scan comment [whole table]                 20    246 µs
                 │      SELECT n1._rowid_, n1."issue_id" FROM "comment" AS n1 WHERE (n1."body" = ?1)
                 │      ?1 = "body5"
                 │      • SCAN n1
-                └─ ParentKeys                          3       0 µs
+                └─ ParentKeys                                  3      0 µs
           ways that were weighed
           ✓   297 µs  read comment
           ·   728 µs  look comment(issue_id) up by the parents' keys – costs 2.5× as much: nothing indexes
@@ -116,11 +128,11 @@ fn a_report_for_people() {
           ✓   245 µs  for its keys: read comment
 
         2 user  owner of 0 by owner_id = id
-          ~3 of 10 rows · for ~3 keys          expected       cost
-          Lookup by id user [index user_id]           3     9.4 µs
+          ~3 of 10 rows · for ~3 keys · cost 9.4 µs  expected      cost
+          Lookup by id user [index user_id]                 3    9.4 µs
           │   SELECT n2."id", n2."name", n2."_0_version" FROM "user" AS n2 WHERE (n2."id" = ?1)
           │   • SEARCH n2 USING INDEX user_id (id=?)
-          └─ ParentKeys                               3       0 µs
+          └─ ParentKeys                                     3      0 µs
           ways that were weighed
           ✓   9.4 µs  look user(id) up by the parents' keys
           ·    24 µs  read user – costs 2.5× as much: all 10 rows are read for 3 keys
@@ -164,22 +176,6 @@ fn a_report_for_people() {
 }
 
 #[test]
-fn limits_have_an_exit_code() {
-    let folder = tempfile::tempdir().unwrap();
-    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
-    let replica = replica(folder, "replica.db", &[]);
-    let ask = |more: &[&str]| {
-        let arguments = [&["--replica", path(&replica), "--schema", path(&schema), "--query", EXISTS], more].concat();
-        run(folder, &arguments).1
-    };
-    assert_eq!(ask(&["--max-rows-visited", "1000000", "--max-ms", "60000"]), Ok(0));
-    assert_eq!(ask(&["--max-rows-visited", "4000"]), Ok(LIMIT_EXCEEDED));
-    assert_eq!(ask(&["--max-ms", "0"]), Ok(LIMIT_EXCEEDED));
-    // Without a run there is nothing to exceed.
-    assert_eq!(ask(&["--max-rows-visited", "1", "--analyze=false"]), Ok(0));
-}
-
-#[test]
 fn json_has_totals_and_advice() {
     let folder = tempfile::tempdir().unwrap();
     let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
@@ -196,6 +192,9 @@ fn json_has_totals_and_advice() {
     let report: serde_json::Value = serde_json::from_str(&text).unwrap();
     // The client's names in the text, the server's in the query.
     assert_eq!(report["query"]["zql"], EXISTS);
+    // The same keys as for several queries.
+    assert_eq!(report["queries"].as_array().unwrap().len(), 1);
+    assert_eq!((&report["queries"][0]["totals"], &report["errors"]), (&report["totals"], &serde_json::json!([])));
     assert_eq!(report["query"]["ast"]["where"]["related"]["correlation"]["childField"][0], "issue_id");
     // Three issues with their owners, and the comments that let them in.
     let rows: Vec<u64> =
@@ -253,6 +252,9 @@ fn many_queries_in_one_file() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["queries"].as_array().unwrap().len(), 2);
     assert!(json["totals"]["rowsVisited"].is_u64());
+    let advice = json["advice"].as_array().unwrap();
+    assert!(advice.iter().any(|advice| advice["query"] == "mine" && advice["sql"].is_string()), "{advice:?}");
+    assert_eq!(json["errors"], serde_json::json!([]));
 }
 
 #[test]
@@ -265,87 +267,6 @@ fn a_page_is_escaped() {
     assert_eq!(code, Ok(0));
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(!html.contains("<script") && html.contains("&lt;script&gt;alert(1)"));
-}
-
-#[test]
-fn two_replicas_are_compared() {
-    let folder = tempfile::tempdir().unwrap();
-    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
-    let (one, other) = (replica(folder, "a.db", &[]), replica(folder, "b.db", &["issue_id"]));
-    let statistics = folder.join("a.json");
-    let (text, code) = run(folder, &["--replica", path(&one), "--dump-stats", path(&statistics), "--with-values"]);
-    assert_eq!((text.as_str(), code), ("", Ok(0)));
-    let query = ["--schema", path(&schema), "--query", EXISTS, "--analyze=false"];
-    let compare = |a: &Path, b: &Path| run(folder, &[&["--compare", path(a), path(b)], &query[..]].concat()).0;
-    assert!(compare(&one, &statistics).contains("nothing differs"), "{}", compare(&one, &statistics));
-    expect![[r#"
-        issue.whereExists('comments', q => q.where('body', 'body5')).related('owner').limit(3)
-        A: replica at version 01 · B: replica at version 01
-
-        totals
-          expected cost
-            A 633 µs
-            B 348 µs
-
-        issue / exists comments
-          plan
-            A Fetch comment by rowid ← First 3 per key ← SemiJoin (hash of keys) ← Scan comment by scan + ParentKeys
-            B Lookup by issue_id comment by index comment_issue_id ← ParentKeys
-
-        advice
-          advice
-            A CREATE INDEX ON comment (issue_id);
-
-        indexes
-          index
-            B comment(issue_id)
-
-    "#]]
-    .assert_eq(&compare(&one, &other));
-}
-
-#[test]
-fn two_versions_of_a_query_are_compared() {
-    let folder = tempfile::tempdir().unwrap();
-    let (folder, schema) = (folder.path(), folder.path().join("schema.json"));
-    let replica = replica(folder, "replica.db", &["issue_id"]);
-    let (a, b) = (folder.join("a.zql"), folder.join("b.zql"));
-    std::fs::write(&a, "issue.orderBy('modified', 'desc').limit(5)").unwrap();
-    std::fs::write(&b, "issue.orderBy('modified', 'desc').limit(5).related('comments')").unwrap();
-    let arguments = ["--replica", path(&replica), "--schema", path(&schema), "--compare", path(&a), path(&b)];
-    let (text, code) = run(folder, &[&arguments[..], &["--format", "json"]].concat());
-    assert_eq!(code, Ok(0));
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let differences = json["comparisons"][0]["differences"].as_array().unwrap();
-    let node = differences.iter().find(|difference| difference["what"] == "node").unwrap();
-    assert_eq!((&node["at"], &node["a"]), (&"issue / comments".into(), &serde_json::Value::Null));
-    assert!(node["b"].as_str().unwrap().contains("comment by index comment_issue_id"), "{node}");
-}
-
-#[test]
-fn mistakes_are_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    let replica = replica(folder, "replica.db", &[]);
-    let broken = folder.join("broken.json");
-    std::fs::write(&broken, "{\"format\":\"zql-statistics\"}").unwrap();
-    let replica = path(&replica);
-    let cases: [(&[&str], &str); 7] = [
-        (&["--replica", replica], "give a query: --query ZQL, --ast FILE or --file FILE"),
-        (&["--replica", "/nowhere", "--query", "issue"], "open /nowhere: No such file or directory (os error 2)"),
-        (&["--replica", path(&broken), "--query", "issue"], "missing field"),
-        (&["--replica", replica, "--query", "issue.where("], "the query cannot be read"),
-        (&["--replica", replica, "--query", "isue"], "table 'isue' is not one of: comment,issue,user"),
-        (&["--replica", replica, "--query", "issue.where('x', 1)"], "no such column: issue.x"),
-        (
-            &["--replica", replica, "--query", "issue.related('comments')"],
-            "relationships need the application's schema",
-        ),
-    ];
-    for (arguments, expected) in cases {
-        let error = run(folder, arguments).1.unwrap_err();
-        assert!(error.contains(expected), "{arguments:?}: {error}");
-    }
 }
 
 /// All rows of a replica. Its bytes may change with them the same: whoever closes it last moves the log into it.
