@@ -17,6 +17,8 @@ fn main() {
         }
         out.push_str("];\n");
     }
+    let defects = std::fs::canonicalize(folder.join("defects.txt")).expect("the list of defects");
+    let _ = writeln!(out, "const DEFECTS: &str = include_str!({defects:?});");
     let target = std::env::var("OUT_DIR").expect("cargo sets it");
     std::fs::write(Path::new(&target).join("cases.rs"), out).expect("the target folder can be written");
 }

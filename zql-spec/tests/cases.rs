@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use zql_spec::conformance::{CaseFile, DataSet, Matrix, PG_TYPES, complete};
+use zql_spec::conformance::{CaseFile, DataSet, Defects, Matrix, PG_TYPES, complete};
 use zql_spec::json::Json;
 
 /// The suite is worth its name from here on.
@@ -47,6 +47,17 @@ fn expectations_and_coverage_are_current() {
     assert_eq!(matrix.gaps(), Vec::<String>::new());
     let listed = std::fs::read_to_string(folder().join("MATRIX.md")).expect("MATRIX.md");
     assert!(listed == matrix.print(), "MATRIX.md is not current");
+}
+
+#[test]
+fn cases_name_defects_that_are_listed_and_no_others_are() {
+    let list = std::fs::read_to_string(folder().join("defects.txt")).expect("the list of defects");
+    let list = Defects::parse(&list).expect("a list of defects");
+    let files: Vec<(String, CaseFile)> = texts(&folder(), "case")
+        .into_iter()
+        .map(|(name, text)| (name, CaseFile::parse(&text).expect("a file of cases")))
+        .collect();
+    assert_eq!(list.check(files.iter().map(|(name, file)| (name.as_str(), file))), Ok(()));
 }
 
 #[test]

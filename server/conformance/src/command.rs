@@ -18,14 +18,17 @@ use crate::report::{self, Format};
 use crate::suite::Suite;
 use crate::target::{Target, own_program};
 
+/// How often the sign that something is being started moves.
+const TICK: Duration = Duration::from_millis(100);
+
 /// Run the test suite of ZQL on implementations of it.
 #[derive(Debug, Args)]
 pub(crate) struct Conformance {
     /// Only cases whose file or name contains one of these texts.
     filter: Vec<String>,
-    /// Implementations without a server.
-    #[arg(long, value_delimiter = ',', default_value = "naive,in-process,postgres")]
-    on: Vec<Kind>,
+    /// Implementations without a server: naive, in-process and postgres if this is absent, none with --target.
+    #[arg(long, value_delimiter = ',')]
+    on: Option<Vec<Kind>>,
     /// Start a server with a private Postgres and test it.
     #[arg(long, value_delimiter = ',')]
     server: Vec<Server>,
@@ -38,6 +41,9 @@ pub(crate) struct Conformance {
     /// The database that the server of --target replicates. The suite makes its tables there and drops them at the end.
     #[arg(long)]
     upstream: Option<String>,
+    /// Drop what a run with --target that was killed left in its database.
+    #[arg(long, requires = "target")]
+    clean: bool,
     /// Where to answer a server's questions for named queries; its ZERO_QUERY_URL is http://ADDRESS/query.
     #[arg(long, default_value = "127.0.0.1:4999", value_name = "ADDRESS")]
     queries: SocketAddr,
@@ -48,10 +54,10 @@ pub(crate) struct Conformance {
     #[arg(long, value_name = "DIR")]
     cases: Option<PathBuf>,
     /// Fill in what the cases of the folder expect from the naive evaluator, and what they cover; a human reads the diff.
-    #[arg(long, requires = "cases")]
+    #[arg(long, requires = "cases", conflicts_with_all = ["filter", "on", "server", "target"])]
     rewrite: bool,
-    /// Print what the cases cover.
-    #[arg(long)]
+    /// Print what all cases cover.
+    #[arg(long, conflicts_with_all = ["filter", "on", "server", "target"])]
     matrix: bool,
     /// Random queries and transactions over the data sets instead of the cases.
     #[arg(long, conflicts_with_all = ["rewrite", "matrix", "filter"])]
@@ -131,11 +137,23 @@ impl Conformance {
             print!("{}", suite.matrix()?.print());
             return Ok(true);
         }
-        let private = self.on.contains(&Kind::Postgres) || !self.server.is_empty();
-        let postgres = if private { Some(Postgres::start(Options::default())?) } else { None };
-        let targets = self.targets(&suite, postgres.as_ref())?;
+        let starting = self.starting();
+        let on = self.on();
+        let postgres = if on.contains(&Kind::Postgres) || !self.server.is_empty() {
+            starting.set_message("a private Postgres is started");
+            let without = match self.server.is_empty() {
+                true => "; without one: --on naive,in-process",
+                false => "",
+            };
+            let started = Postgres::start(Options::default());
+            Some(started.with_context(|| format!("a private Postgres is needed{without}"))?)
+        } else {
+            None
+        };
+        let targets = self.targets(&suite, postgres.as_ref(), &starting)?;
+        starting.finish_and_clear();
         let mut subjects = Vec::new();
-        for kind in &self.on {
+        for kind in &on {
             subjects.push(match kind {
                 Kind::Naive => Subject::Naive,
                 Kind::InProcess => Subject::InProcess,
@@ -172,7 +190,12 @@ impl Conformance {
     }
 
     /// The live servers by kind, and whether it is the reference.
-    fn targets(&self, suite: &Suite, postgres: Option<&Postgres>) -> Result<Vec<(Vec<Target>, bool)>> {
+    fn targets(
+        &self,
+        suite: &Suite,
+        postgres: Option<&Postgres>,
+        starting: &ProgressBar,
+    ) -> Result<Vec<(Vec<Target>, bool)>> {
         let mut targets = Vec::new();
         for server in &self.server {
             let program = match server {
@@ -180,14 +203,40 @@ impl Conformance {
                 Server::ZeroCache => Program::ZeroCache,
             };
             let postgres = postgres.context("Postgres was started")?;
-            let start = |_| Target::start(program.clone(), postgres, &suite.data);
-            let started = (0..self.instances.max(1)).map(start).collect::<Result<Vec<_>>>()?;
+            // Random rounds are run by one client.
+            let instances = if self.fuzz { 1 } else { self.instances.max(1) };
+            let start = |instance: usize| {
+                starting.set_message(format!("{} is started ({} of {instances})", program.name(), instance + 1));
+                Target::start(program.clone(), postgres, &suite.data)
+            };
+            let started = (0..instances).map(start).collect::<Result<Vec<_>>>()?;
             targets.push((started, *server == Server::ZeroCache));
         }
         if let (Some(url), Some(upstream)) = (&self.target, &self.upstream) {
-            targets.push((vec![Target::running(url, upstream, self.queries, &suite.data)?], self.reference));
+            starting.set_message(format!("{url} learns of the suite's tables"));
+            let target = Target::running(url, upstream, self.queries, &suite.data, self.clean)?;
+            targets.push((vec![target], self.reference));
         }
         Ok(targets)
+    }
+
+    /// Implementations without a server.
+    fn on(&self) -> Vec<Kind> {
+        match (&self.on, &self.target) {
+            (Some(on), _) => on.clone(),
+            (None, Some(_)) => Vec::new(),
+            (None, None) => vec![Kind::Naive, Kind::InProcess, Kind::Postgres],
+        }
+    }
+
+    /// What is shown in a terminal while servers start, which takes seconds.
+    fn starting(&self) -> ProgressBar {
+        let starting = ProgressBar::new_spinner();
+        if self.format != Format::Text {
+            starting.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        starting.enable_steady_tick(TICK);
+        starting
     }
 
     fn progress(&self) -> ProgressBar {

@@ -160,42 +160,16 @@ pub(crate) fn fuzz(
     progress: &ProgressBar,
 ) -> Result<Vec<CaseResult>> {
     let until = Instant::now() + time;
+    progress.set_length(time.as_secs());
     let results = Mutex::new(Vec::new());
     let work = |subject: &Subject<'_>| -> Result<()> {
-        let mut backend = subject.backend("fuzz", 0)?;
-        let mut number = seed;
-        while Instant::now() < until {
-            let begun = Instant::now();
-            let round = Round::new(suite, number);
-            let mut outcome = round.run(backend.as_mut()).unwrap_or_else(|error| Outcome::Failed(error.to_string()));
-            if let Outcome::Failed(what) = &outcome {
-                let mut backend = subject.backend("shrink", 0)?;
-                let small = round.shrunk(backend.as_mut());
-                let again = small.run(backend.as_mut());
-                let what = match again {
-                    Ok(Outcome::Failed(what)) => what,
-                    _ => format!("only in company: {what}"),
-                };
-                outcome = Outcome::Failed(format!("{what}\n\n{}", small.print(number)));
-            }
-            let failed = matches!(outcome, Outcome::Failed(_));
-            results.lock().unwrap_or_else(PoisonError::into_inner).push(CaseResult {
-                backend: backend.name().to_owned(),
-                file: "fuzz".to_owned(),
-                case: format!("--seed {number}"),
-                line: 0,
-                outcome,
-                seconds: begun.elapsed().as_secs_f64(),
-            });
-            progress.set_position((time.as_secs()).saturating_sub((until - Instant::now()).as_secs()));
-            if failed {
-                break;
-            }
-            number = number.wrapping_add(1);
-        }
+        let ran = rounds(suite, &|lane| subject.backend(lane, 0), seed, &mut |_| {
+            progress.set_position(time.as_secs().saturating_sub((until - Instant::now()).as_secs()));
+            Instant::now() < until
+        })?;
+        results.lock().unwrap_or_else(PoisonError::into_inner).extend(ran);
         Ok(())
     };
-    progress.set_length(time.as_secs());
     std::thread::scope(|scope| {
         let workers: Vec<_> = subjects.iter().map(|subject| scope.spawn(|| work(subject))).collect();
         workers.into_iter().try_for_each(|worker| {
@@ -203,4 +177,118 @@ pub(crate) fn fuzz(
         })
     })?;
     Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Runs rounds on one backend from a seed on, as long as `go_on` says of how many there were, or until one fails. That one
+/// is shrunk on a backend of its own.
+fn rounds(
+    suite: &Suite,
+    backend: &dyn Fn(&str) -> Result<Box<dyn Backend>>,
+    seed: u64,
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Result<Vec<CaseResult>> {
+    let mut asked = backend("fuzz")?;
+    let mut results = Vec::new();
+    let mut number = seed;
+    while go_on(results.len()) {
+        let begun = Instant::now();
+        let round = Round::new(suite, number);
+        let mut outcome = round.run(asked.as_mut()).unwrap_or_else(|error| Outcome::Failed(error.to_string()));
+        let failed = matches!(outcome, Outcome::Failed(_));
+        if let Outcome::Failed(what) = outcome {
+            let mut backend = backend("shrink")?;
+            let small = round.shrunk(backend.as_mut());
+            let what = match small.run(backend.as_mut()) {
+                Ok(Outcome::Failed(what)) => what,
+                _ => format!("only in company: {what}"),
+            };
+            outcome = Outcome::Failed(format!("{what}\n\n{}", small.print(number)));
+        }
+        results.push(CaseResult {
+            backend: asked.name().to_owned(),
+            file: "fuzz".to_owned(),
+            case: format!("--seed {number}"),
+            line: 0,
+            outcome,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+        if failed {
+            break;
+        }
+        number = number.wrapping_add(1);
+    }
+    Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use zql_spec::conformance::{CaseFile, complete, run};
+    use zql_spec::naive::Operation;
+
+    use super::*;
+
+    /// An evaluator that loses the first row of every answer once something was inserted.
+    #[derive(Default)]
+    struct Forgetful {
+        naive: Naive,
+        inserted: bool,
+    }
+
+    impl Forgetful {
+        fn forget(&self, reply: Reply) -> Reply {
+            match reply {
+                Reply::Answer(mut tree) if self.inserted && !tree.rows.is_empty() => {
+                    tree.rows.remove(0);
+                    Reply::Answer(tree)
+                }
+                reply => reply,
+            }
+        }
+    }
+
+    impl Backend for Forgetful {
+        fn name(&self) -> &str {
+            "forgetful"
+        }
+
+        fn begin(&mut self, data: &Arc<DataSet>, query: &Query) -> Result<Reply, BackendError> {
+            self.inserted = false;
+            self.naive.begin(data, query)
+        }
+
+        fn step(&mut self, transaction: &[Operation], after: &Database) -> Result<Reply, BackendError> {
+            self.inserted |= transaction.iter().any(|operation| matches!(operation, Operation::Insert { .. }));
+            let reply = self.naive.step(transaction, after)?;
+            Ok(self.forget(reply))
+        }
+
+        fn end(&mut self) -> Result<(), BackendError> {
+            self.naive.end()
+        }
+    }
+
+    #[test]
+    fn what_fails_is_shrunk_and_printed_as_a_case() {
+        let suite = Suite::built_in().unwrap();
+        let results = rounds(&suite, &|_| Ok(Box::<Forgetful>::default()), 1, &mut |rounds| rounds < 100).unwrap();
+        let (last, before) = results.split_last().unwrap();
+        assert!(before.iter().all(|result| result.outcome == Outcome::Passed));
+        let Outcome::Failed(what) = &last.outcome else { panic!("no round failed") };
+        let (what, case) = what.split_once("\n\n").unwrap();
+        assert!(what.starts_with("after transaction 1: rows:\n"), "{what}");
+        // One insert is left of the transactions (beside the delete without which it cannot be), and of the query what it
+        // cannot do without.
+        let mut file = CaseFile::parse(case).unwrap();
+        let data = Arc::clone(suite.data(&file.data).unwrap());
+        let case = &mut file.cases[0];
+        assert_eq!(format!("--{}", case.name), last.case);
+        let operations: Vec<&String> = case.steps.iter().flat_map(|step| &step.operations).collect();
+        let kinds: Vec<&str> = operations.iter().filter_map(|operation| operation.split(' ').next()).collect();
+        assert!(matches!(kinds[..], ["insert"] | ["delete", "insert"]), "{operations:?}");
+        assert!(!case.query.contains("where") && !case.query.contains("related"), "{}", case.query);
+        // Filled in, it tells the wrong backend from a right one.
+        complete(case, &data).unwrap();
+        assert_eq!(run(case, &data, &mut Naive::default()), Ok(Outcome::Passed));
+        assert!(matches!(run(case, &data, &mut Forgetful::default()), Ok(Outcome::Failed(_))));
+    }
 }

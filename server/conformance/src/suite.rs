@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use zql_spec::conformance::{CaseFile, DataSet, Matrix, complete};
+use zql_spec::conformance::{CaseFile, DataSet, Defects, Matrix, complete};
 
 include!(concat!(env!("OUT_DIR"), "/cases.rs"));
 
 /// The file of a folder of cases that lists what they cover.
 pub(crate) const MATRIX: &str = "MATRIX.md";
+
+/// The file of a folder of cases that lists the reference's defects which they name; absent if they name none.
+const LIST: &str = "defects.txt";
 
 /// Data sets and files of cases.
 pub(crate) struct Suite {
@@ -17,26 +20,31 @@ pub(crate) struct Suite {
     pub(crate) data: Vec<Arc<DataSet>>,
     /// The files by name, without their ending.
     pub(crate) files: Vec<(String, CaseFile)>,
+    /// The reference's defects that cases may name.
+    pub(crate) defects: Defects,
     folder: Option<PathBuf>,
 }
 
 impl Suite {
     /// The cases that are built in.
     pub(crate) fn built_in() -> Result<Suite> {
-        Self::read(DATA, CASES)
+        Self::read(DATA, CASES, DEFECTS)
     }
 
     /// The cases of a folder: `*.case`, and `data/*.json`.
     pub(crate) fn folder(folder: &Path) -> Result<Suite> {
         let data = texts(&folder.join("data"), "json")?;
         let cases = texts(folder, "case")?;
-        let mut suite = Self::read(&data, &cases)?;
+        let list = folder.join(LIST);
+        let defects = if list.exists() { std::fs::read_to_string(&list)? } else { String::new() };
+        let mut suite = Self::read(&data, &cases, &defects)?;
         suite.folder = Some(folder.to_owned());
         Ok(suite)
     }
 
-    fn read<T: AsRef<str>>(data: &[(T, T)], cases: &[(T, T)]) -> Result<Suite> {
-        let mut suite = Suite { data: Vec::new(), files: Vec::new(), folder: None };
+    fn read<T: AsRef<str>>(data: &[(T, T)], cases: &[(T, T)], defects: &str) -> Result<Suite> {
+        let defects = Defects::parse(defects).context(LIST)?;
+        let mut suite = Suite { data: Vec::new(), files: Vec::new(), defects, folder: None };
         for (name, text) in data {
             suite.data.push(Arc::new(DataSet::parse(name.as_ref(), text.as_ref())?));
         }
@@ -49,6 +57,8 @@ impl Suite {
         if suite.files.is_empty() {
             bail!("there are no cases");
         }
+        let files = suite.files.iter().map(|(name, file)| (name.as_str(), file));
+        suite.defects.check(files).map_err(anyhow::Error::msg).context(LIST)?;
         Ok(suite)
     }
 

@@ -13,10 +13,12 @@ use testdata::postgres::Postgres;
 use testdata::sync_server::{Program, SyncServer};
 use testdata::world::{data_sql, schema_sql};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_postgres::NoTls;
 use zql_spec::conformance::DataSet;
 
 use crate::definition::definition;
+use crate::wire::{Wire, probe};
 
 /// The table of counts.
 pub(crate) const MARKS: &str = "zql_conformance";
@@ -54,33 +56,59 @@ impl Target {
         Ok(Target { name, url, upstream, own, late: false, runtime, clean_up: None, server, _folder })
     }
 
-    /// Takes a server that runs: makes the data sets' tables in its upstream database and drops them at the end. It must
-    /// ask for named queries at this address.
-    pub(crate) fn running(url: &str, upstream: &str, api: SocketAddr, data: &[Arc<DataSet>]) -> Result<Target> {
+    /// Takes a server that runs: makes the data sets' tables in its upstream database and drops them at the end, also if
+    /// that comes by a signal. It must ask for named queries at this address. With `clean`, what an earlier run left is
+    /// dropped first.
+    pub(crate) fn running(
+        url: &str,
+        upstream: &str,
+        api: SocketAddr,
+        data: &[Arc<DataSet>],
+        clean: bool,
+    ) -> Result<Target> {
         let runtime = runtime()?;
-        let tables: Vec<String> =
-            data.iter().flat_map(|data| &data.tables).map(|table| format!("'{}'", table.name)).collect();
-        let taken = format!(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM information_schema.tables WHERE table_schema = 'public' AND table_name IN \
-             ({}, '{MARKS}')) THEN RAISE 'tables of the conformance suite exist already'; END IF; END $$",
-            tables.join(", ")
-        );
-        runtime.block_on(execute(upstream, &taken)).context("nothing was changed")?;
-        runtime
+        runtime.block_on(probe(url))?;
+        let there = runtime.block_on(tables(upstream, data)).context("nothing was changed")?;
+        let left = there.iter().any(|table| table == MARKS);
+        match there.as_slice() {
+            [] => {}
+            _ if left && clean => runtime.block_on(execute(upstream, &drop_all(data)))?,
+            _ if left => bail!(
+                "an earlier run left tables of the suite in the upstream database ({}): --clean drops them; nothing was \
+                 changed",
+                there.join(", ")
+            ),
+            _ => bail!(
+                "the upstream database has tables that are called as those of the suite ({}): use another database; nothing \
+                 was changed",
+                there.join(", ")
+            ),
+        }
+        let api = runtime
             .block_on(query_api::serve(api, query_api::argument))
-            .with_context(|| format!("listening for queries at {api}"))?;
+            .with_context(|| format!("listening for queries at {api}; --queries names another address"))?;
         runtime.block_on(execute(upstream, &create(data)))?;
-        Ok(Target {
+        let clean_up = drop_all(data);
+        eprintln!("the tables of the suite are made in the upstream database and dropped at the end");
+        runtime.spawn(clean_up_by_signal(upstream.to_owned(), clean_up.clone()));
+        let target = Target {
             name: url.to_owned(),
             url: url.to_owned(),
             upstream: upstream.to_owned(),
             own: false,
             late: true,
             runtime,
-            clean_up: Some(drop_all(data)),
+            clean_up: Some(clean_up),
             server: None,
             _folder: None,
-        })
+        };
+        Wire::connect(&target, "ready")?.ready(&api)?;
+        Ok(target)
+    }
+
+    /// Whether the server answers.
+    pub(crate) fn probe(&self) -> Result<()> {
+        self.runtime.block_on(probe(&self.url))
     }
 
     /// The end of the server's log, when it was started here.
@@ -94,7 +122,7 @@ impl Drop for Target {
         if let Some(sql) = self.clean_up.take()
             && let Err(error) = self.runtime.block_on(execute(&self.upstream, &sql))
         {
-            eprintln!("the tables of the suite could not be dropped: {error:#}");
+            eprintln!("the tables of the suite could not be dropped, --clean does it the next time: {error:#}");
         }
     }
 }
@@ -132,6 +160,37 @@ fn drop_all(data: &[Arc<DataSet>]) -> String {
         }
     }
     sql
+}
+
+/// The tables of the suite that are in a database.
+async fn tables(url: &str, data: &[Arc<DataSet>]) -> Result<Vec<String>> {
+    let own = data.iter().flat_map(|data| &data.tables).map(|table| &*table.name);
+    let own: Vec<&str> = own.chain([MARKS]).collect();
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.context("the upstream database")?;
+    let connection = tokio::spawn(connection);
+    let sql = "SELECT table_name::text FROM information_schema.tables \
+               WHERE table_schema = 'public' AND table_name = ANY($1) ORDER BY 1";
+    let rows = client.query(sql, &[&own]).await;
+    drop(client);
+    connection.await.context("the connection to the upstream database")??;
+    Ok(rows?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Drops the tables when the process is told to end, and ends it. What else was started ends with it.
+async fn clean_up_by_signal(upstream: String, sql: String) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    let code = tokio::select! {
+        _ = interrupt.recv() => 130,
+        _ = terminate.recv() => 143,
+    };
+    eprintln!("dropping the tables of the suite");
+    if let Err(error) = execute(&upstream, &sql).await {
+        eprintln!("the tables of the suite could not be dropped, --clean does it the next time: {error:#}");
+    }
+    std::process::exit(code);
 }
 
 async fn execute(url: &str, sql: &str) -> Result<()> {

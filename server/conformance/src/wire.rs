@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use protocol_client::{Connection, Error, Event, Hello, Identity, Keys, State, hash_of};
 use testdata::world::operations_sql;
 use tokio::runtime::Runtime;
@@ -28,8 +28,37 @@ use crate::undo::undo;
 /// A step that takes longer has been lost. Far above what a busy machine needs.
 const STEP_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long opening a socket may take. The server is there or it is not.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
 /// Wait between attempts while a server learns of tables that are new to it.
 const AGAIN: Duration = Duration::from_millis(250);
+
+/// A client that follows its queries.
+type Client = (Connection, State);
+
+/// Why a client did not get as far as that.
+enum Unopened {
+    /// The server does not know the tables, perhaps not yet.
+    Unknown(String),
+    /// The server refuses the query.
+    Refused(String),
+    /// The API server gave no query for what it was asked.
+    Untransformed(String),
+    /// There is no answer.
+    Lost(String),
+}
+
+/// Whether a server answers at this URL at all.
+pub(crate) async fn probe(url: &str) -> Result<()> {
+    let (identity, schema) = (Identity::fresh(url), Wire::schema(None));
+    let opened = Connection::open(&identity, None, Hello::new(&schema, Vec::new()));
+    match tokio::time::timeout(PROBE_LIMIT, opened).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => bail!("no sync server answers at {url}: {error}"),
+        Err(_) => bail!("no sync server answers at {url} within {} seconds", PROBE_LIMIT.as_secs()),
+    }
+}
 
 /// A lane to a live server.
 pub(crate) struct Wire {
@@ -83,8 +112,9 @@ impl Wire {
         Ok(())
     }
 
-    fn schema(data: &DataSet) -> String {
-        let mut schema = data.zero.client_schema();
+    /// The schema of a client: the table of counts, and the tables of a data set.
+    fn schema(data: Option<&DataSet>) -> String {
+        let mut schema = data.map(|data| data.zero.client_schema()).unwrap_or_default();
         let columns = [("lane", ValueType::String), ("n", ValueType::Number)];
         let columns = columns.map(|(name, value_type)| (Arc::from(name), ClientType::Value(value_type)));
         let marks = ClientTable { columns: columns.into(), primary_key: Some(vec!["lane".into()]) };
@@ -92,8 +122,42 @@ impl Wire {
         schema.to_json().to_string()
     }
 
+    /// Waits until the server knows the suite's tables and answers a query over them.
+    ///
+    /// # Errors
+    /// When it does not, with what to do.
+    pub(crate) fn ready(&self, api: &str) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            match self.open(None, None) {
+                Ok(_) => return Ok(()),
+                Err(Unopened::Unknown(_)) if begun.elapsed() < STEP_LIMIT => self.wait(),
+                Err(Unopened::Unknown(what)) => bail!(
+                    "{} does not know the tables that were made in the upstream database ({what}): does it replicate that \
+                     database, and all tables of `public`?",
+                    self.url
+                ),
+                Err(Unopened::Untransformed(what)) => bail!(
+                    "{} does not get queries from the suite's API: {what}\nStart it with ZERO_QUERY_URL={api}, or name \
+                     another address with --queries",
+                    self.url
+                ),
+                Err(Unopened::Refused(what)) => bail!("{} refuses the suite's first query: {what}", self.url),
+                Err(Unopened::Lost(what)) => bail!(
+                    "{} does not answer the suite's first query: {what}\nIt has to be started with ZERO_QUERY_URL={api}",
+                    self.url
+                ),
+            }
+        }
+    }
+
+    fn wait(&self) {
+        // The timer is made inside the runtime, which it belongs to.
+        self.runtime.block_on(async { tokio::time::sleep(AGAIN).await });
+    }
+
     /// Opens a client for a query and follows it until the query is complete and the last transaction has come.
-    fn open(&self, data: &DataSet, query: &Query) -> Result<Result<(Connection, State), String>, BackendError> {
+    fn open(&self, data: Option<&DataSet>, query: Option<&Query>) -> Result<Client, Unopened> {
         let marks = Ast {
             table: MARKS.into(),
             r#where: Some(Condition::Simple {
@@ -103,12 +167,13 @@ impl Wire {
             }),
             ..Ast::default()
         };
-        let wanted = [&query.ast, &marks].map(|ast| Hello::named("ast", &format!("[{}]", ast.to_json())));
+        let asts = query.map(|query| &query.ast).into_iter().chain([&marks]);
+        let wanted: Vec<_> = asts.map(|ast| Hello::named("ast", &format!("[{}]", ast.to_json()))).collect();
         let hashes: Vec<String> = wanted.iter().filter_map(|op| hash_of(op).map(str::to_owned)).collect();
         let schema = Self::schema(data);
         let follow = async {
             let identity = Identity::fresh(&self.url);
-            let mut connection = Connection::open(&identity, None, Hello::new(&schema, wanted.to_vec())).await?;
+            let mut connection = Connection::open(&identity, None, Hello::new(&schema, wanted)).await?;
             let mut state = State::new(Keys::from_schema(&schema));
             while !hashes.iter().all(|hash| state.got.contains(hash)) || mark(&state) != Some(self.marks) {
                 match connection.next().await? {
@@ -122,13 +187,15 @@ impl Wire {
             Ok(Ok((connection, state)))
         };
         match self.runtime.block_on(async { tokio::time::timeout(STEP_LIMIT, follow).await }) {
-            Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(Error::Server(body))) if body.kind == ErrorKind::SchemaVersionNotSupported => {
-                Err(BackendError(format!("the schema is refused: {}", body.message)))
-            }
-            Ok(Err(Error::Server(body))) => Ok(Err(body.message.clone())),
-            Ok(Err(error)) => Err(BackendError(error.to_string())),
-            Err(_) => Err(BackendError("the query does not become complete".into())),
+            Ok(Ok(Ok(client))) => Ok(client),
+            Ok(Ok(Err(errors))) => Err(Unopened::Untransformed(errors)),
+            Ok(Err(Error::Server(body))) => Err(match body.kind {
+                ErrorKind::SchemaVersionNotSupported => Unopened::Unknown(body.message.clone()),
+                ErrorKind::TransformFailed => Unopened::Untransformed(body.message.clone()),
+                _ => Unopened::Refused(body.message.clone()),
+            }),
+            Ok(Err(error)) => Err(Unopened::Lost(error.to_string())),
+            Err(_) => Err(Unopened::Lost("the query does not become complete".into())),
         }
     }
 
@@ -176,19 +243,18 @@ impl Backend for Wire {
     fn begin(&mut self, data: &Arc<DataSet>, query: &Query) -> Result<Reply, BackendError> {
         let begun = Instant::now();
         let opened = loop {
-            match self.open(data, query) {
-                // Only when the tables are new to the server, which learns of them by its stream.
-                Err(_) if self.late && begun.elapsed() < STEP_LIMIT => {
-                    // The timer is made inside the runtime, which it belongs to.
-                    self.runtime.block_on(async { tokio::time::sleep(AGAIN).await });
-                }
-                opened => break opened?,
+            match self.open(Some(data), Some(query)) {
+                // Only when the tables are new to the server, parts of which may learn of them later than others.
+                Err(Unopened::Unknown(_)) if self.late && begun.elapsed() < STEP_LIMIT => self.wait(),
+                opened => break opened,
             }
         };
         self.late = false;
         let (client, refused) = match opened {
             Ok(client) => (Some(client), None),
-            Err(text) => (None, Some(text)),
+            Err(Unopened::Refused(text) | Unopened::Untransformed(text)) => (None, Some(text)),
+            Err(Unopened::Unknown(text)) => return Err(BackendError(format!("the schema is refused: {text}"))),
+            Err(Unopened::Lost(what)) => return Err(BackendError(what)),
         };
         let (data, query) = (Arc::clone(data), query.clone());
         self.running = Some(Running { database: data.database.clone(), data, query, client });

@@ -1,8 +1,9 @@
 //! The test suite of the language on everything that this project has: naive evaluator, planner and engine, Postgres by
 //! SQL, and this server over the wire; and the command that runs it.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use testdata::postgres;
@@ -31,12 +32,15 @@ fn every_case_passes_everywhere() {
     let (report, code) = report(&["--server", "zql"]);
     assert!(code == Some(0) && report["failed"] == 0, "{:#?}", failed(&report));
     let cases = report["cases"].as_array().expect("cases");
-    for backend in ["naive", "in-process", "postgres", "zql"] {
+    let backends = ["naive", "in-process", "postgres", "zql"];
+    let all = cases.len() / backends.len();
+    assert!(all >= 600, "{all} cases");
+    for backend in backends {
         let of_backend = |outcome: &str| {
             cases.iter().filter(|case| case["backend"] == backend && case["outcome"] == outcome).count()
         };
-        assert!(of_backend("passed") >= 600, "{backend}: {} passed", of_backend("passed"));
-        println!("{backend}: {} passed, {} skipped", of_backend("passed"), of_backend("skipped"));
+        // There is nothing that one of them cannot do.
+        assert_eq!((of_backend("passed"), of_backend("skipped")), (all, 0), "{backend}");
     }
 }
 
@@ -75,24 +79,102 @@ fn a_wrong_case_fails_until_it_is_rewritten() {
     assert_eq!(conformance(&["--cases", "/nowhere"]).status.code(), Some(2));
 }
 
+/// A server over a database with a table of its own, and what is said to test it.
+struct Live {
+    upstream: String,
+    /// Where the server asks for named queries.
+    queries: String,
+    running: SyncServer,
+    _folder: tempfile::TempDir,
+}
+
+impl Live {
+    fn start() -> Live {
+        let server = postgres::shared();
+        let upstream = server.database().expect("a database");
+        server.psql(&upstream, "CREATE TABLE own (id int PRIMARY KEY)").expect("a table");
+        let queries = format!("127.0.0.1:{}", free_port(0).expect("a port"));
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = Program::Zql(PathBuf::from(crate::binary()));
+        let api = format!("http://{queries}/query");
+        let running = SyncServer::start(program, &upstream, &api, folder.path()).expect("the server");
+        Live { upstream, queries, running, _folder: folder }
+    }
+
+    fn arguments<'l>(&'l self, url: &'l str, queries: &'l str) -> [&'l str; 7] {
+        ["--target", url, "--upstream", &self.upstream, "--queries", queries, "windows"]
+    }
+
+    /// The tables of the database.
+    fn tables(&self) -> String {
+        let sql = "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
+        postgres::shared().psql(&self.upstream, sql).expect("names").trim().to_owned()
+    }
+}
+
+/// Runs the suite to an error; gives what it says.
+fn error(arguments: &[&str]) -> String {
+    let output = conformance(arguments);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    errors
+}
+
 #[test]
 fn a_server_that_runs_is_tested_and_its_database_left_as_it_was() {
-    let server = postgres::shared();
-    let upstream = server.database().expect("a database");
-    server.psql(&upstream, "CREATE TABLE own (id int PRIMARY KEY)").expect("a table");
-    let port = free_port(0).expect("a port");
-    let folder = tempfile::tempdir().expect("a folder");
-    let program = Program::Zql(PathBuf::from(crate::binary()));
-    let api = format!("http://127.0.0.1:{port}/query");
-    let running = SyncServer::start(program, &upstream, &api, folder.path()).expect("the server");
-    let queries = format!("127.0.0.1:{port}");
-    let url = running.url();
-    let arguments = ["--on", "none", "--target", &url, "--upstream", &upstream, "--queries", &queries, "windows"];
+    let live = Live::start();
+    let url = live.running.url();
+    let arguments = live.arguments(&url, &live.queries);
     let (report, code) = report(&arguments);
     assert!(code == Some(0) && report["passed"].as_u64() > Some(20), "{:#?}", failed(&report));
-    let tables =
-        "SELECT string_agg(relname, ',') FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'";
-    assert_eq!(server.psql(&upstream, tables).expect("names").trim(), "own");
-    server.psql(&upstream, "CREATE TABLE issue (id int PRIMARY KEY)").expect("a table");
-    assert_eq!(conformance(&arguments).status.code(), Some(2));
+    // Nothing but the server is asked unless it is named.
+    let cases = report["cases"].as_array().expect("cases");
+    assert!(cases.iter().all(|case| case["backend"] == url.as_str()), "{cases:?}");
+    assert_eq!(live.tables(), "own");
+    postgres::shared().psql(&live.upstream, "CREATE TABLE issue (id int PRIMARY KEY)").expect("a table");
+    let error = error(&arguments);
+    assert!(error.contains("has tables that are called as those of the suite (issue)"), "{error}");
+}
+
+/// What cannot work is told at once, and nothing stays in the database.
+#[test]
+fn a_server_that_cannot_be_tested_is_told_at_once() {
+    let live = Live::start();
+    let (url, nowhere) = (live.running.url(), format!("127.0.0.1:{}", free_port(0).expect("a port")));
+    let dead = format!("ws://{nowhere}");
+    let error_ = error(&live.arguments(&dead, &live.queries));
+    assert!(error_.contains(&format!("no sync server answers at {dead}")), "{error_}");
+    // The server asks elsewhere than where the suite answers.
+    let error_ = error(&live.arguments(&url, &nowhere));
+    assert!(error_.contains(&format!("ZERO_QUERY_URL=http://{nowhere}/query")), "{error_}");
+    assert_eq!(live.tables(), "own");
+    for arguments in [&["--matrix", "windows"][..], &["--matrix", "--on", "naive"], &["--target", &url]] {
+        error(arguments);
+    }
+}
+
+/// Ctrl-C leaves the database as it was; what nothing can stop is cleaned up by the next run.
+#[test]
+fn a_run_that_is_stopped_leaves_nothing_or_says_how_to_remove_it() {
+    let live = Live::start();
+    let url = live.running.url();
+    let arguments = live.arguments(&url, &live.queries);
+    for (signal, left) in [("INT", false), ("TERM", false), ("KILL", true)] {
+        // All cases: it is stopped long before the last.
+        let mut run = Command::new(crate::binary());
+        run.arg("conformance").args(&arguments[..6]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut run = run.spawn().expect("the suite runs");
+        let mut lines = BufReader::new(run.stderr.take().expect("its errors")).lines();
+        assert!(lines.any(|line| line.expect("a line").contains("are made in the upstream database")));
+        let killed = Command::new("kill").args([&format!("-{signal}"), &run.id().to_string()]).status();
+        assert!(killed.expect("kill").success());
+        lines.for_each(drop);
+        assert!(!run.wait().expect("it ends").success());
+        assert_eq!(live.tables() != "own", left, "{signal}: {}", live.tables());
+    }
+    let error = error(&arguments);
+    assert!(error.contains("--clean drops them"), "{error}");
+    let (report, code) = report(&[&arguments[..], &["--clean"]].concat());
+    assert!(code == Some(0), "{:#?}", failed(&report));
+    assert_eq!(live.tables(), "own");
 }

@@ -24,7 +24,7 @@ pub struct Case {
     pub comments: Vec<String>,
     /// What it shows; distinct within a file.
     pub name: String,
-    /// Defects of the reference because of which it does not pass there.
+    /// Defects of the reference because of which it does not pass there; with a `?` behind: not always.
     pub defects: Vec<String>,
     /// The query, as fluent text or JSON; may have several lines.
     pub query: String,

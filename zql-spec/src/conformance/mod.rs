@@ -10,6 +10,7 @@
 mod backend;
 mod change;
 mod dataset;
+mod defects;
 mod edit;
 mod file;
 mod key;
@@ -22,6 +23,7 @@ mod tree;
 pub use backend::{Backend, BackendError, Held, Naive, Query, Reply};
 pub use change::change;
 pub use dataset::{DataColumn, DataSet, DataTable, PG_TYPES};
+pub use defects::Defects;
 pub use edit::{operations, print_operation};
 pub use file::{Case, CaseFile, Expected, Step};
 pub use matrix::Matrix;

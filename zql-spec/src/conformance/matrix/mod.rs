@@ -1,15 +1,17 @@
 //! What the cases cover: every construct by the place in a query where it stands, as tables of counts.
 //!
 //! The rows are listed whether or not a case has them, so that a gap shows as an empty cell. `–` is what the language
-//! does not have. Made from the cases alone: neither their expectations nor any implementation matter, but for the
+//! does not have, or what cannot happen. Made from the cases alone: neither their expectations nor any implementation matter, but for the
 //! effects of transactions, which are read from the expected changes.
 
+mod possible;
 mod walk;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use self::possible::{compares, happens, is_used};
 use self::walk::Walk;
 use super::dataset::DataSet;
 use super::edit::operations;
@@ -52,7 +54,7 @@ impl Place {
 }
 
 /// The constructs that are counted, and whether an EXISTS subquery may have them.
-const CONSTRUCTS: [(&str, bool); 39] = [
+const CONSTRUCTS: [(&str, bool); 40] = [
     ("no filter", true),
     ("and", true),
     ("or", true),
@@ -78,6 +80,7 @@ const CONSTRUCTS: [(&str, bool); 39] = [
     ("related by several columns", false),
     ("related by junction", false),
     ("two related", false),
+    ("related for permissions", false),
     ("no order", true),
     ("order asc", true),
     ("order desc", true),
@@ -102,6 +105,9 @@ const EFFECTS: [&str; 5] = ["comes", "goes", "moves", "changes", "nothing"];
 /// What is done with columns of a Postgres type.
 const USES: [&str; 6] = ["returned", "compared", "ordered by", "cursor", "joined by", "changed"];
 
+/// Types of literals, as they stand on the left of a comparison or beside a column of another type.
+const LITERALS: [&str; 4] = ["string", "number", "boolean", "null"];
+
 type Counts = BTreeMap<String, [usize; PLACES.len()]>;
 
 /// The coverage of a set of cases.
@@ -111,7 +117,11 @@ pub struct Matrix {
     comparisons: Counts,
     constructs: Counts,
     transactions: Counts,
-    types: BTreeMap<String, [usize; USES.len()]>,
+    types: BTreeMap<String, (ValueType, [usize; USES.len()])>,
+    /// Comparisons of a literal with something, by operator.
+    literals: BTreeMap<&'static str, [usize; LITERALS.len()]>,
+    /// Comparisons of a column with a literal of another type, by the column's type.
+    mixed: BTreeMap<&'static str, [usize; LITERALS.len()]>,
 }
 
 impl Matrix {
@@ -121,7 +131,7 @@ impl Matrix {
     /// When a case cannot be read.
     pub fn add(&mut self, name: &str, file: &CaseFile, data: &Arc<DataSet>) -> Result<(), String> {
         for column in data.tables.iter().flat_map(|table| &table.columns) {
-            self.types.entry(column.pg_type.to_string()).or_default();
+            self.types.entry(column.pg_type.to_string()).or_insert((column.value_type, Default::default()));
         }
         for case in &file.cases {
             self.add_case(case, data).map_err(|what| format!("{name}, line {}: {what}", case.line))?;
@@ -139,13 +149,12 @@ impl Matrix {
         for step in &case.steps {
             let transaction = operations(&step.operations, data, &database)?;
             for operation in &transaction {
-                let kinds = [Some(kind(operation)), (transaction.len() > 1).then_some("several at once")];
+                // What one of several operations did by itself, the change does not tell.
+                let kind = if transaction.len() > 1 { "several at once" } else { kind(operation) };
                 let places = tables.iter().filter(|(table, _)| table == operation.table());
                 for (_, place) in places {
-                    for kind in kinds.iter().flatten() {
-                        for effect in effects(step.change.as_deref().unwrap_or_default()) {
-                            count(&mut self.transactions, &format!("{kind}: {effect}"), *place);
-                        }
+                    for effect in effects(step.change.as_deref().unwrap_or_default()) {
+                        count(&mut self.transactions, &format!("{kind}: {effect}"), *place);
                     }
                 }
                 if let Operation::Update { table, key, row } = operation {
@@ -165,7 +174,9 @@ impl Matrix {
 
     fn used(&mut self, pg_type: &str, usage: &str) {
         if let Some(at) = USES.iter().position(|other| *other == usage) {
-            self.types.entry(pg_type.to_owned()).or_default()[at] += 1;
+            if let Some((_, counts)) = self.types.get_mut(pg_type) {
+                counts[at] += 1;
+            }
         }
     }
 
@@ -179,67 +190,148 @@ impl Matrix {
         self.len() == 0
     }
 
-    /// The empty cells of the tables of comparisons and constructs.
+    /// The empty cells of all tables, but for those that cannot be filled.
     pub fn gaps(&self) -> Vec<String> {
-        let empty = |counts: &Counts, row: &str, in_exists: bool| -> Vec<String> {
-            let cells = counts.get(row).copied().unwrap_or_default();
-            let places =
-                PLACES.iter().zip(cells).filter(|((place, _), count)| *count == 0 && (in_exists || !place.is_exists()));
-            places.map(|((_, name), _)| format!("{row}: {name}")).collect()
-        };
-        let comparisons = comparison_rows().into_iter().flat_map(|row| empty(&self.comparisons, &row, true));
-        let constructs = CONSTRUCTS.iter().flat_map(|(row, in_exists)| empty(&self.constructs, row, *in_exists));
-        comparisons.chain(constructs).collect()
+        self.tables().iter().flat_map(Table::gaps).collect()
     }
 
     /// The tables as Markdown.
     pub fn print(&self) -> String {
+        let tables = self.tables();
         let mut out = String::from(
-            "# What the cases cover\n\nGenerated by `zql conformance --matrix`; a test keeps it current. Each number counts cases or the places in\nthem. `·` is a gap, `–` what the language does not have.\n",
+            "# What the cases cover\n\nGenerated by `zql conformance --matrix`; a test keeps it current. Each number counts cases or the places in\nthem. `·` is a gap, `–` what the language does not have or what cannot happen.\n",
         );
         let _ = writeln!(
             out,
             "\n## Cases\n\n{} cases, {} gaps below.\n\n| file | cases |\n| --- | --- |",
             self.len(),
-            self.gaps().len()
+            tables.iter().flat_map(Table::gaps).count()
         );
         for (name, count) in &self.cases {
             let _ = writeln!(out, "| {name} | {count} |");
         }
-        out.push_str("\n## Comparisons\n\nOperator, type of the column, and whether the column may be null or the literal is. The places are those of the\nlevel whose rows are compared; `²` is inside another of its kind.\n");
-        table(&mut out, "comparison", comparison_rows().into_iter().map(|row| (row, true)), &self.comparisons);
-        out.push_str("\n## Constructs\n");
-        let rows = CONSTRUCTS.iter().map(|(row, in_exists)| ((*row).to_owned(), *in_exists));
-        table(&mut out, "construct", rows, &self.constructs);
-        out.push_str(
-            "\n## Transactions\n\nWhat happens to a table at a place of the query, and what becomes of the answer.\n",
-        );
-        let rows =
-            OPERATIONS.iter().flat_map(|kind| EFFECTS.iter().map(move |effect| (format!("{kind}: {effect}"), true)));
-        table(&mut out, "operation: effect", rows, &self.transactions);
-        out.push_str("\n## Types of Postgres\n");
-        let _ = writeln!(out, "\n| type | {} |\n|{}", USES.join(" | "), " --- |".repeat(USES.len() + 1));
-        for (name, cells) in &self.types {
-            let cells: Vec<String> = cells.iter().map(|count| cell(*count)).collect();
-            let _ = writeln!(out, "| {name} | {} |", cells.join(" | "));
-        }
+        tables.iter().for_each(|table| table.print(&mut out));
         out
+    }
+
+    /// Everything that is counted. A cell that is none cannot be filled.
+    fn tables(&self) -> Vec<Table> {
+        let places: Vec<&'static str> = PLACES.iter().map(|(_, name)| *name).collect();
+        let by_place = |counts: &Counts, row: String, possible: &dyn Fn(Place) -> bool| {
+            let cells = counts.get(&row).copied().unwrap_or_default();
+            let cell = |((place, _), count): (&(Place, &str), usize)| (count > 0 || possible(*place)).then_some(count);
+            (row, PLACES.iter().zip(cells).map(cell).collect::<Vec<_>>())
+        };
+        let comparisons = comparison_rows().into_iter().map(|row| by_place(&self.comparisons, row, &|_| true));
+        let constructs = CONSTRUCTS.iter().map(|(row, in_exists)| {
+            by_place(&self.constructs, (*row).to_owned(), &|place| *in_exists || !place.is_exists())
+        });
+        let transactions = OPERATIONS.iter().flat_map(|kind| EFFECTS.iter().map(move |effect| (*kind, *effect)));
+        let transactions = transactions.map(|(kind, effect)| {
+            by_place(&self.transactions, format!("{kind}: {effect}"), &|place| {
+                happens(kind, effect, !place.is_exists())
+            })
+        });
+        let types = self.types.iter().map(|(name, (value_type, counts))| {
+            let cells = USES.iter().zip(counts);
+            let cell = |(usage, count): (&&str, &usize)| (*count > 0 || is_used(*value_type, usage)).then_some(*count);
+            (name.clone(), cells.map(cell).collect())
+        });
+        let literals = operators(ValueType::String).iter().map(|op| {
+            let counts = self.literals.get(op.name()).copied().unwrap_or_default();
+            let cell = |(of, count): (&&str, usize)| (count > 0 || compares(*op, of)).then_some(count);
+            (op.name().to_owned(), LITERALS.iter().zip(counts).map(cell).collect())
+        });
+        let mixed = LITERALS[..3].iter().map(|column| {
+            let counts = self.mixed.get(column).copied().unwrap_or_default();
+            // Null has a row for each operator above.
+            let cell = |(of, count): (&&str, usize)| (of != column && *of != "null").then_some(count);
+            ((*column).to_owned(), LITERALS.iter().zip(counts).map(cell).collect())
+        });
+        vec![
+            Table {
+                title: "Comparisons",
+                about: "Operator, type of the column, and whether the column may be null or the literal is. The places are those of the\nlevel whose rows are compared; `²` is inside another of its kind.\n",
+                head: "comparison",
+                columns: places.clone(),
+                rows: comparisons.collect(),
+            },
+            Table {
+                title: "Literals on the left",
+                about: "By operator and type of the literal, at all places together.\n",
+                head: "operator",
+                columns: LITERALS.to_vec(),
+                rows: literals.collect(),
+            },
+            Table {
+                title: "Literals of another type than their column",
+                about: "By the types of column and literal, at all places together.\n",
+                head: "column",
+                columns: LITERALS.to_vec(),
+                rows: mixed.collect(),
+            },
+            Table {
+                title: "Constructs",
+                about: "",
+                head: "construct",
+                columns: places.clone(),
+                rows: constructs.collect(),
+            },
+            Table {
+                title: "Transactions",
+                about: "What happens to a table at a place of the query, and what becomes of the answer.\n",
+                head: "operation: effect",
+                columns: places,
+                rows: transactions.collect(),
+            },
+            Table {
+                title: "Types of Postgres",
+                about: "",
+                head: "type",
+                columns: USES.to_vec(),
+                rows: types.collect(),
+            },
+        ]
     }
 }
 
-fn cell(count: usize) -> String {
-    if count == 0 { "·".to_owned() } else { count.to_string() }
+/// A table of counts.
+struct Table {
+    title: &'static str,
+    about: &'static str,
+    head: &'static str,
+    columns: Vec<&'static str>,
+    /// Each with its cells; none where there can be nothing.
+    rows: Vec<(String, Vec<Option<usize>>)>,
 }
 
-fn table(out: &mut String, head: &str, rows: impl Iterator<Item = (String, bool)>, counts: &Counts) {
-    let heads: Vec<&str> = PLACES.iter().map(|(_, name)| *name).collect();
-    let _ = writeln!(out, "\n| {head} | {} |\n|{}", heads.join(" | "), " --- |".repeat(heads.len() + 1));
-    for (row, in_exists) in rows {
-        let cells = counts.get(&row).copied().unwrap_or_default();
-        let cells = PLACES.iter().zip(cells).map(|((place, _), count)| {
-            if count == 0 && !in_exists && place.is_exists() { "–".to_owned() } else { cell(count) }
-        });
-        let _ = writeln!(out, "| {row} | {} |", cells.collect::<Vec<_>>().join(" | "));
+impl Table {
+    fn gaps(&self) -> Vec<String> {
+        let of_row = |(row, cells): &(String, Vec<Option<usize>>)| -> Vec<String> {
+            let empty = self.columns.iter().zip(cells).filter(|(_, cell)| **cell == Some(0));
+            empty.map(|(column, _)| format!("{}: {row}: {column}", self.title)).collect()
+        };
+        self.rows.iter().flat_map(of_row).collect()
+    }
+
+    fn print(&self, out: &mut String) {
+        let _ = writeln!(out, "\n## {}", self.title);
+        if !self.about.is_empty() {
+            let _ = write!(out, "\n{}", self.about);
+        }
+        let rules = " --- |".repeat(self.columns.len() + 1);
+        let _ = writeln!(out, "\n| {} | {} |\n|{rules}", self.head, self.columns.join(" | "));
+        for (row, cells) in &self.rows {
+            let cells: Vec<String> = cells
+                .iter()
+                .map(|cell| match cell {
+                    None => "–".to_owned(),
+                    Some(0) => "·".to_owned(),
+                    Some(count) => count.to_string(),
+                })
+                .collect();
+            let _ = writeln!(out, "| {row} | {} |", cells.join(" | "));
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Matrix, Place, count};
+use super::{LITERALS, Matrix, Place, count};
 use crate::ast::{Ast, Condition, CorrelatedSubquery, Direction, Literal, SimpleOperator, System, ValuePosition};
 use crate::conformance::dataset::DataSet;
 use crate::schema::{Column, Table};
@@ -94,7 +94,13 @@ impl Walk<'_> {
             }
             Condition::Simple { op, left, right } => match left {
                 ValuePosition::Column(name) => self.comparison(*op, table, name, right, place),
-                _ => count(&mut self.matrix.constructs, "literal = literal", place),
+                ValuePosition::Literal(literal) => {
+                    count(&mut self.matrix.constructs, "literal = literal", place);
+                    if let Some(at) = literal_type(literal) {
+                        self.matrix.literals.entry(op.name()).or_default()[at] += 1;
+                    }
+                }
+                ValuePosition::Static { .. } => {}
             },
             Condition::Exists { related, negated, flip, scalar } => {
                 self.joined(related, table);
@@ -143,7 +149,36 @@ impl Walk<'_> {
             _ => ", not null",
         };
         count(&mut self.matrix.comparisons, &format!("{} {}{operand}", value_type.name(), op.name()), place);
+        // A pattern is a text whatever it is compared with, and documents are compared with nothing.
+        let literals = match right {
+            ValuePosition::Literal(Literal::List(list)) => list.iter().filter_map(value_type_of).collect(),
+            ValuePosition::Literal(literal) => literal_type(literal).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        if let Some(own) = LITERALS.iter().find(|name| **name == value_type.name()) {
+            let counts = self.matrix.mixed.entry(own).or_default();
+            literals.into_iter().for_each(|at: usize| counts[at] += 1);
+        }
     }
+}
+
+/// The type of a literal, as a position among [`LITERALS`]; of a list that of its first value.
+fn literal_type(literal: &Literal) -> Option<usize> {
+    match literal {
+        Literal::Value(value) => value_type_of(value),
+        Literal::List(list) => list.first().and_then(value_type_of),
+    }
+}
+
+fn value_type_of(value: &Value) -> Option<usize> {
+    let name = match value {
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "boolean",
+        Value::Null => "null",
+        Value::Json(_) => return None,
+    };
+    LITERALS.iter().position(|other| *other == name)
 }
 
 fn is_behind(related: &CorrelatedSubquery) -> bool {
@@ -174,6 +209,7 @@ fn level_constructs(ast: &Ast, table: &Table) -> Vec<&'static str> {
         (ast.related.iter().any(|related| related.correlation.parent_field.len() > 1), "related by several columns"),
         (ast.related.iter().any(|related| related.hidden), "related by junction"),
         (ast.related.len() > 1, "two related"),
+        (ast.related.iter().any(|related| related.system == System::Permissions), "related for permissions"),
         (ast.order_by.is_empty(), "no order"),
         (ordered(Direction::Asc), "order asc"),
         (ordered(Direction::Desc), "order desc"),
