@@ -16,6 +16,7 @@ pub mod json;
 pub mod like;
 pub mod naive;
 pub mod normal_form;
+pub mod permissions;
 pub mod protocol;
 pub mod query_text;
 pub mod schema;

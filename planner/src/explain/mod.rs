@@ -27,11 +27,7 @@ use engine::graph::{Graph, hydrated_rows};
 use engine::hydration::{HydrateError, Hydration};
 use engine::query::{NodeId, Query, ResolveError, Role};
 use engine::replica::Snapshot;
-use serde_json::Value as Json;
 use zql_spec::ast::Ast;
-use zql_spec::format::Format;
-use zql_spec::hash::ast_hash;
-use zql_spec::query_text;
 use zql_spec::schema::Schema;
 
 pub use subject::Subject;
@@ -199,7 +195,7 @@ impl Planner {
         let maintenance = maintenance::maintenance(&case);
         let mut report = Report {
             name: None,
-            query: query_report(ast),
+            query: QueryReport::of(ast),
             source: SourceReport {
                 kind: if subject.has_data() { "replica" } else { "statistics" },
                 version: subject.version().to_owned(),
@@ -372,11 +368,4 @@ fn report_totals(totals: &mut Totals, operators: &[&Operator]) {
     totals.rows_read = Some(accesses().filter_map(|access| access.rows_read).sum());
     totals.bytes_read = Some(accesses().filter_map(|access| access.bytes).sum());
     totals.executions = Some(accesses().filter_map(|access| access.executions).sum());
-}
-
-fn query_report(ast: &Ast) -> QueryReport {
-    let json = ast.to_json();
-    let text = json.to_string();
-    let zql = query_text::canonical(ast, &Format::default());
-    QueryReport { zql, hash: ast_hash(&json), ast: serde_json::from_str(&text).unwrap_or(Json::Null) }
 }

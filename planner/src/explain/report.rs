@@ -5,6 +5,10 @@
 //! rows that were asked for.
 
 use serde::Serialize;
+use zql_spec::ast::Ast;
+use zql_spec::format::Format;
+use zql_spec::hash::ast_hash;
+use zql_spec::query_text;
 
 /// The explanation of one query.
 #[derive(Clone, Debug, Serialize)]
@@ -43,6 +47,23 @@ pub struct QueryReport {
     pub hash: String,
     /// As it came.
     pub ast: serde_json::Value,
+    /// The text of what is run instead, if permissions or claims of a user were put into it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_permissions: Option<String>,
+}
+
+impl QueryReport {
+    /// Of a query.
+    pub fn of(ast: &Ast) -> QueryReport {
+        let json = ast.to_json();
+        let text = json.to_string();
+        QueryReport {
+            zql: query_text::canonical(ast, &Format::default()),
+            hash: ast_hash(&json),
+            ast: serde_json::from_str(&text).unwrap_or_default(),
+            after_permissions: None,
+        }
+    }
 }
 
 /// What a query was explained with.

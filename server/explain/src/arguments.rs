@@ -46,6 +46,15 @@ pub struct Explain {
     /// The application's schema as JSON; texts then use its names and relationships.
     #[arg(long, value_name = "FILE")]
     pub schema: Option<PathBuf>,
+    /// Narrow the queries to what permissions let a user read: those that are deployed in the replica, or a document.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub apply_permissions: Option<Option<PathBuf>>,
+    /// The claims of a user as JSON, for permissions and for queries with parameters.
+    #[arg(long, value_name = "JSON")]
+    pub auth_data: Option<String>,
+    /// The app whose deployed permissions are meant.
+    #[arg(long, value_name = "ID", env = "ZERO_APP_ID", default_value = "zero")]
+    pub app_id: String,
     /// Run the queries and measure them, and on a copy of the replica what changes cost. That is done if there is data, and
     /// the copy made if the replica is small, unless this is false; true makes the copy in any case.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]

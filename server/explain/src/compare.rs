@@ -13,6 +13,7 @@ use planner::explain::report::{NodeReport, Operator, Report};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::access::Access;
 use crate::arguments::{Explain, Format};
 use crate::json::Error;
 use crate::queries::{Fault, Named, Queries, read_file, read_queries, read_schema};
@@ -106,7 +107,7 @@ pub(crate) fn run(
 fn of_sources(arguments: &Explain, a: &Path, b: &Path, faults: &mut Vec<Fault>) -> Result<Vec<Pair>> {
     let (a, b) = (Source::open(a)?, Source::open(b)?);
     crate::limits_need_a_run(arguments, b.subject())?;
-    let Queries { good, bad } = read_queries(arguments)?;
+    let Queries { good, bad } = Access::read(arguments, None)?.apply(read_queries(arguments)?);
     faults.extend(bad);
     let mut pairs = Vec::new();
     for query in &good {
@@ -133,9 +134,9 @@ fn of_sources(arguments: &Explain, a: &Path, b: &Path, faults: &mut Vec<Fault>) 
 fn of_queries(arguments: &Explain, a: &Path, b: &Path, faults: &mut Vec<Fault>) -> Result<Vec<Pair>> {
     let source = Source::open(arguments.replica()?)?;
     crate::limits_need_a_run(arguments, source.subject())?;
-    let schema = read_schema(arguments)?;
+    let (schema, access) = (read_schema(arguments)?, Access::read(arguments, Some(&source))?);
     let mut read = |file: &Path| -> Result<Vec<Named>> {
-        let Queries { good, bad } = read_file(file, schema.as_ref())?;
+        let Queries { good, bad } = access.apply(read_file(file, schema.as_ref())?);
         faults.extend(bad);
         Ok(good)
     };

@@ -6,6 +6,7 @@
 //!
 //! It must not know how a query is planned. Cost is that of the reports: a few runs of each query.
 
+mod access;
 pub mod arguments;
 mod changes;
 mod check;
@@ -23,9 +24,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use planner::Planner;
-use planner::explain::report::{Report, Totals};
+use planner::explain::report::{QueryReport, Report, Totals};
 use planner::explain::{Options, Subject};
 
+use access::Access;
 use arguments::{Explain, Format, When};
 use changes::Scratch;
 use queries::{Fault, Named, Queries, read_queries};
@@ -100,7 +102,8 @@ pub fn run(arguments: &Explain, page: Page, out: &mut dyn Write, told: &mut dyn 
         }
     }
     limits_need_a_run(arguments, source.subject())?;
-    let Queries { good: queries, bad: mut faults } = read_queries(arguments)?;
+    let access = Access::read(arguments, Some(&source))?;
+    let Queries { good: queries, bad: mut faults } = access.apply(read_queries(arguments)?);
     let planner = Planner::new();
     let asked = arguments.analyze == Some(true);
     let mut copy = match arguments.analyze.unwrap_or(true) && !queries.is_empty() {
@@ -192,9 +195,13 @@ fn explain(planner: &Planner, subject: &Subject, query: &Named, arguments: &Expl
     let report = planner.report(subject, &query.ast, &options);
     let mut report = report.with_context(|| format!("cannot explain {}", query.label()))?;
     report.name = query.name.clone();
+    if let Some(asked) = &query.asked {
+        report.query = QueryReport { after_permissions: Some(report.query.zql), ..QueryReport::of(asked) };
+    }
     if let Some(zql) = &query.zql {
         report.query.zql.clone_from(zql);
     }
+    report.warnings.extend(query.warnings.iter().cloned());
     if !subject.has_data() {
         let note = "made from statistics: how many keys a plan is for is estimated, where a server counts them";
         report.warnings.push(note.to_owned());

@@ -17,13 +17,21 @@ pub(crate) struct Named {
     pub(crate) name: Option<String>,
     /// Where it stands, if that is in a file: `line 3`.
     pub(crate) place: Option<String>,
-    /// The query, in the server's names.
+    /// The query, in the server's names, as it is run.
     pub(crate) ast: Ast,
+    /// As it was asked, if permissions or claims were put into it.
+    pub(crate) asked: Option<Ast>,
+    /// What is to be kept in mind already.
+    pub(crate) warnings: Vec<String>,
     /// Its canonical text in the names that it was written with, if it was text.
     pub(crate) zql: Option<String>,
 }
 
 impl Named {
+    fn of(ast: Ast) -> Named {
+        Named { name: None, place: None, ast, asked: None, warnings: Vec::new(), zql: None }
+    }
+
     /// What to call it in a message.
     pub(crate) fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| "the query".to_owned())
@@ -195,7 +203,7 @@ fn from_text(text: &str, name: &str, schema: Option<&ZeroSchema>) -> Result<Name
         Some(schema) => schema.to_server(&typed.ast).with_context(what)?,
         None => typed.ast,
     };
-    Ok(Named { name: None, place: None, ast, zql: Some(zql) })
+    Ok(Named { zql: Some(zql), ..Named::of(ast) })
 }
 
 /// One AST, a list of them, an object that names them, or one a line. An entry may be `{"name": …, "ast": …}`.
@@ -245,7 +253,7 @@ fn entry(queries: &mut Queries, json: &Json, name: Option<String>, place: Option
     let name = if name.is_some() { own.or(name) } else { None };
     let what = || format!("{} is no query", name.as_deref().unwrap_or("the query"));
     let read = Ast::parse_lenient(json.get("ast").unwrap_or(json)).with_context(what);
-    queries.add(name, place, read.map(|ast| Named { name: None, place: None, ast, zql: None }));
+    queries.add(name, place, read.map(Named::of));
 }
 
 #[cfg(test)]

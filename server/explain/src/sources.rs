@@ -29,6 +29,8 @@ const ROLLBACK: [u8; 2] = [1, 1];
 /// A replica or statistics.
 pub(crate) struct Source {
     subject: Subject,
+    /// The file that is read.
+    path: PathBuf,
     kind: Kind,
     /// Where the replica that is read lies, if that is a copy.
     _copy: Option<TempDir>,
@@ -54,7 +56,7 @@ impl Source {
                     bail!("it is an SQLite database and not a replica");
                 };
                 let subject = Subject::replica(&replica.pin()?);
-                return Ok(Source { subject, kind: Kind::Replica(replica), _copy: copy });
+                return Ok(Source { subject, path, kind: Kind::Replica(replica), _copy: copy });
             }
             let text = String::from_utf8(std::fs::read(path)?).unwrap_or_default();
             // One that was cut off is a broken statistics file rather than none.
@@ -64,7 +66,7 @@ impl Source {
             }
             let statistics = Statistics::parse(&text).map_err(anyhow::Error::msg)?;
             let subject = Subject::statistics(statistics.clone())?;
-            Ok(Source { subject, kind: Kind::Statistics(statistics), _copy: None })
+            Ok(Source { subject, path: path.to_owned(), kind: Kind::Statistics(statistics), _copy: None })
         };
         open().with_context(|| format!("open {}", path.display()))
     }
@@ -83,6 +85,11 @@ impl Source {
             Kind::Replica(replica) => Some(replica),
             Kind::Statistics(_) => None,
         }
+    }
+
+    /// The file that is read: the one that was named, or a copy of it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What queries are explained with.

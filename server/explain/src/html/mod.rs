@@ -69,6 +69,9 @@ fn article(out: &mut String, report: &Report, number: usize) {
         report.source.kind,
         escape(&report.source.version)
     );
+    if let Some(after) = &report.query.after_permissions {
+        let _ = write!(out, "<div class=dim>is run as</div><h1>{}</h1>", escape(after));
+    }
     for warning in &report.warnings {
         let _ = write!(out, "<div class=warn>{}</div>", escape(warning));
     }

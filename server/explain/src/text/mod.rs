@@ -32,6 +32,10 @@ fn head(canvas: &mut Canvas, report: &Report) {
         canvas.line([(Ink::Name, name.as_str())]);
     }
     zql(canvas, &report.query.zql);
+    if let Some(after) = &report.query.after_permissions {
+        canvas.line([(Ink::Dim, "is run as")]);
+        zql(canvas, after);
+    }
     let source = format!("hash {} · {} at version {}", report.query.hash, report.source.kind, report.source.version);
     canvas.line([(Ink::Dim, source.as_str())]);
     canvas.blank();

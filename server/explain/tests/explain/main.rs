@@ -8,6 +8,7 @@ use expect_test::expect;
 use explain::Page;
 use explain::arguments::Explain;
 
+mod access;
 mod comparing;
 mod mistakes;
 mod printing;

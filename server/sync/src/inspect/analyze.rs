@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use zql_spec::ast::Ast;
 use zql_spec::json::Json;
+use zql_spec::permissions::NO_AUTH_DATA;
 use zql_spec::protocol::inspect::{AnalyzeOptions, AnalyzeQuery};
 use zql_spec::static_params::StaticParams;
 
@@ -125,11 +126,7 @@ async fn permitted(
         permissions.apply(&mut ast);
         StaticParams { auth_data: claims, pre_mutation_row: None }.bind(&mut ast);
         if claims.is_none() {
-            warnings.push(
-                "No auth data provided. Permission rules will compare to `NULL` wherever an auth data field is \
-                 referenced."
-                    .to_owned(),
-            );
+            warnings.push(NO_AUTH_DATA.to_owned());
         }
     }
     Ok(Analysis { ast, permitted, warnings, options })
