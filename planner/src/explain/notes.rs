@@ -76,7 +76,7 @@ pub(super) fn notes(case: &Case<'_>, report: &Report, taken: &[Candidate], advic
             let keeps = |label: &str| ["TopK", "Limit", "First"].iter().any(|word| label.starts_with(word));
             let after = keeps(&plan.label) || plan.inputs.first().is_some_and(|input| keeps(&input.label));
             let rows = leaf.rows.map_or(leaf.rows_estimated, |rows| rows as f64);
-            if after && too_many(rows, limit) && !(touched && !still_late(&advised, node, limit)) {
+            if after && too_many(rows, limit) && (!touched || still_late(&advised, node, limit)) {
                 let (rows, of) = (count(rows), name(model, node.id));
                 advice.push(Advice::note(
                     "limit",

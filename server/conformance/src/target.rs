@@ -13,7 +13,7 @@ use testdata::postgres::Postgres;
 use testdata::sync_server::{Program, SyncServer};
 use testdata::world::{data_sql, schema_sql};
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_postgres::NoTls;
 use zql_spec::conformance::DataSet;
 
@@ -22,6 +22,10 @@ use crate::wire::{Wire, probe};
 
 /// The table of counts.
 pub(crate) const MARKS: &str = "zql_conformance";
+
+/// How often dropping the tables is tried when a signal comes: cases still run then, and Postgres may find that they and the
+/// drop wait for each other, and end the drop.
+const DROP_TRIES: usize = 4;
 
 /// A live server.
 pub(crate) struct Target {
@@ -87,10 +91,15 @@ impl Target {
         let api = runtime
             .block_on(query_api::serve(api, query_api::argument))
             .with_context(|| format!("listening for queries at {api}; --queries names another address"))?;
+        // From here on a signal ends the process only after what it made is dropped.
+        let signals = {
+            let _inside = runtime.enter();
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+        };
         runtime.block_on(execute(upstream, &create(data)))?;
         let clean_up = drop_all(data);
+        runtime.spawn(clean_up_by_signal(signals, upstream.to_owned(), clean_up.clone()));
         eprintln!("the tables of the suite are made in the upstream database and dropped at the end");
-        runtime.spawn(clean_up_by_signal(upstream.to_owned(), clean_up.clone()));
         let target = Target {
             name: url.to_owned(),
             url: url.to_owned(),
@@ -177,17 +186,19 @@ async fn tables(url: &str, data: &[Arc<DataSet>]) -> Result<Vec<String>> {
 }
 
 /// Drops the tables when the process is told to end, and ends it. What else was started ends with it.
-async fn clean_up_by_signal(upstream: String, sql: String) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
+async fn clean_up_by_signal((mut interrupt, mut terminate): (Signal, Signal), upstream: String, sql: String) {
     let code = tokio::select! {
         _ = interrupt.recv() => 130,
         _ = terminate.recv() => 143,
     };
     eprintln!("dropping the tables of the suite");
-    if let Err(error) = execute(&upstream, &sql).await {
+    let mut dropped = execute(&upstream, &sql).await;
+    for _ in 1..DROP_TRIES {
+        if dropped.is_err() {
+            dropped = execute(&upstream, &sql).await;
+        }
+    }
+    if let Err(error) = dropped {
         eprintln!("the tables of the suite could not be dropped, --clean does it the next time: {error:#}");
     }
     std::process::exit(code);

@@ -51,7 +51,7 @@ pub(crate) fn times(ratio: f64) -> String {
 /// A share.
 pub(crate) fn share(share: f64) -> String {
     match share * 100.0 {
-        percent if percent == 0.0 => "0 %".to_owned(),
+        0.0 => "0 %".to_owned(),
         percent if percent < 0.01 => "< 0.01 %".to_owned(),
         percent if percent < 1.0 => format!("{percent:.2} %"),
         percent => format!("{percent:.0} %"),

@@ -173,10 +173,9 @@ impl Matrix {
     }
 
     fn used(&mut self, pg_type: &str, usage: &str) {
-        if let Some(at) = USES.iter().position(|other| *other == usage) {
-            if let Some((_, counts)) = self.types.get_mut(pg_type) {
-                counts[at] += 1;
-            }
+        let at = USES.iter().position(|other| *other == usage);
+        if let (Some(at), Some((_, counts))) = (at, self.types.get_mut(pg_type)) {
+            counts[at] += 1;
         }
     }
 
