@@ -1,8 +1,8 @@
 //! `zql explain`: how queries are answered from a replica, or would be, without a server and without Postgres.
 //!
 //! [`arguments`] says what can be asked for, [`sources`] opens what queries are explained with, [`queries`] reads them,
-//! [`text`], [`html`] and JSON are renderings of the planner's report, [`compare`] of two. [`changes`] makes changes and [`check`]
-//! tries advice on a copy of the data; nothing here changes a replica.
+//! [`access`] puts permissions and claims into them, [`text`], [`html`] and [`json`] are renderings of the planner's report,
+//! [`compare`] of two. [`changes`] makes changes and [`check`] tries advice on a copy of the data; nothing here changes a replica.
 //!
 //! It must not know how a query is planned. Cost is that of the reports: a few runs of each query.
 

@@ -178,3 +178,32 @@ fn a_run_that_is_stopped_leaves_nothing_or_says_how_to_remove_it() {
     assert!(code == Some(0), "{:#?}", failed(&report));
     assert_eq!(live.tables(), "own");
 }
+
+/// A server that goes away ends its lanes, instead of a minute for each case that is left.
+#[test]
+fn a_server_that_is_gone_is_given_up() {
+    let mut live = Live::start();
+    let url = live.running.url();
+    let mut run = Command::new(crate::binary());
+    run.args(["conformance", "--format", "json"]).args(&live.arguments(&url, &live.queries)[..6]);
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the suite runs");
+    let mut lines = BufReader::new(run.stderr.take().expect("its errors")).lines();
+    assert!(lines.any(|line| line.expect("a line").contains("are made in the upstream database")));
+    // Cases are run once lanes count transactions.
+    let counted = || {
+        let sql = "SELECT coalesce(sum(n), 0) > 3 FROM zql_conformance";
+        postgres::shared().psql(&live.upstream, sql).expect("a count").trim() == "t"
+    };
+    while !counted() {}
+    live.running.kill().expect("it runs");
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let why = format!("the lane was given up: no sync server answers at {url}");
+    let cases = report["cases"].as_array().expect("cases");
+    let given_up = cases.iter().filter(|case| case["message"].as_str().is_some_and(|text| text.starts_with(&why)));
+    assert!(given_up.count() > 100, "{:#?}", failed(&report));
+    // One for each lane.
+    assert!((1..20).contains(&failed(&report).len()), "{:#?}", failed(&report));
+    assert_eq!(live.tables(), "own");
+}
