@@ -9,10 +9,11 @@ use super::escape;
 use crate::units::{count, counted, size, time, times};
 
 pub(super) fn plan(out: &mut String, node: &NodeReport, analyzed: bool) {
+    let alias = node.alias.strip_prefix("zsubq_").unwrap_or(&node.alias);
     let role = match node.role {
         "root" => "the query's rows".to_owned(),
-        "exists" => format!("EXISTS {} of {}", node.alias, node.parent.unwrap_or(0)),
-        _ => format!("{} of {}", node.alias, node.parent.unwrap_or(0)),
+        "exists" => format!("EXISTS {alias} of {}", node.parent.unwrap_or(0)),
+        _ => format!("{alias} of {}", node.parent.unwrap_or(0)),
     };
     let rows = match (node.without_plan, node.rows) {
         (Some(why), _) => why.to_owned(),
