@@ -115,3 +115,20 @@ fn an_index_that_is_advised_does_not_silence_what_it_does_not_help_with() {
         assert!(helped != told, "{order}: {advised:?} {sorted:?}");
     }
 }
+
+/// Each branch of an OR is decided by itself, and what was weighed for it is told with the reason why it was not taken.
+#[test]
+fn what_was_weighed_for_the_branches_of_an_or_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = world(&directory.path().join("replica.db"));
+    let comment = exists("id", "issue_id", from("comment").filter(equal("id", "c1")));
+    let ast = from("issue").filter(Condition::Or(vec![equal("id", "i1"), comment]));
+    let report = Planner::new().report(&Subject::replica(&world), &ast, &Options::default()).unwrap();
+    let branches: Vec<_> = report.nodes[0].alternatives.iter().filter(|way| way.purpose == "branch").collect();
+    let told: Vec<(bool, bool)> = branches.iter().map(|way| (way.chosen, way.why.is_some())).collect();
+    assert!(told.contains(&(true, false)) && told.contains(&(false, true)), "{branches:#?}");
+    let taken = branches.iter().find(|way| way.chosen && way.what.contains("collect e first"));
+    let refused = branches.iter().find(|way| !way.chosen && way.what.contains("probe e for each row"));
+    let cost = |way: Option<&&planner::explain::report::Alternative>| way.and_then(|way| way.cost).unwrap();
+    assert!(cost(taken) * 10.0 < cost(refused), "{branches:#?}");
+}
