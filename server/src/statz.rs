@@ -123,19 +123,26 @@ fn upstream() -> Vec<(&'static str, String)> {
 const ACTIVE: &str = r#"coalesce("inactivatedAtMs" IS NULL AND NOT d."deleted", true)"#;
 const INACTIVE: &str = r#"coalesce("inactivatedAtMs" + coalesce("ttlMs", 300000) > i."ttlClock", false)"#;
 
+/// A question for percentiles of a column, which Postgres sorts once for all of them, and for other aggregates of it.
+fn percentiles(column: &str, wanted: &[u32], name: &dyn Fn(u32) -> String, others: &str, of: &str) -> String {
+    let shares: Vec<String> = wanted.iter().map(|p| format!("0.{p}")).collect();
+    let named: Vec<String> =
+        wanted.iter().zip(1..).map(|(&p, place)| format!(r#"shares[{place}] AS "{}""#, name(p))).collect();
+    let shares = shares.join(", ");
+    format!(
+        r#"SELECT {}, told.* FROM (SELECT percentile_cont(ARRAY[{shares}]) WITHIN GROUP (ORDER BY {column}) AS shares
+        FROM ({of}) of_shares) of_all, (SELECT {others} FROM ({of}) of_others) told"#,
+        named.join(", ")
+    )
+}
+
 /// Questions about client view records.
 fn cvr() -> Vec<(&'static str, String)> {
     let desires = r#"{schema}."desires" d JOIN {schema}."instances" i USING ("clientGroupID")"#;
     let count = |condition: &str| format!("SELECT count(*) AS c FROM {desires} WHERE {condition}");
     let spread = |what: &str| {
-        let parts: Vec<String> = [50, 75, 90, 95, 99]
-            .iter()
-            .map(|p| format!("percentile_cont(0.{p}) WITHIN GROUP (ORDER BY n) AS p{p}"))
-            .collect();
-        format!(
-            r#"SELECT {}, min(n), max(n), avg(n) FROM (SELECT count(*) AS n FROM {what} GROUP BY "clientGroupID") counts"#,
-            parts.join(", ")
-        )
+        let counts = format!(r#"SELECT count(*) AS n FROM {what} GROUP BY "clientGroupID""#);
+        percentiles("n", &[50, 75, 90, 95, 99], &|p| format!("p{p}"), "min(n), max(n), avg(n)", &counts)
     };
     let of_groups = |condition: &str| {
         format!(
@@ -144,10 +151,10 @@ fn cvr() -> Vec<(&'static str, String)> {
         )
     };
     let length = r#"length("clientAST"::text)"#;
-    let sizes: Vec<String> = [25, 50, 75, 90, 95, 99]
-        .iter()
-        .map(|p| format!(r#"percentile_cont(0.{p}) WITHIN GROUP (ORDER BY {length}) AS "{p}th_percentile""#))
-        .collect();
+    let extent = "min(n) AS minimum_length, max(n) AS maximum_length, round(avg(n)) AS average_length, \
+                  count(*) AS total_records";
+    let lengths = format!(r#"SELECT {length} AS n FROM {{schema}}."queries""#);
+    let sizes = percentiles("n", &[25, 50, 75, 90, 95, 99], &|p| format!("{p}th_percentile"), extent, &lengths);
     vec![
         ("totalNumQueries", count("true")),
         ("numUniqueQueryHashes", r#"SELECT count(DISTINCT "queryHash") AS c FROM {schema}."desires""#.to_owned()),
@@ -156,14 +163,7 @@ fn cvr() -> Vec<(&'static str, String)> {
         ("numDeletedQueries", count(r#"d."deleted""#)),
         ("freshQueriesPercentiles", spread(&format!("{desires} WHERE {ACTIVE} OR {INACTIVE}"))),
         ("rowsPerClientGroupPercentiles", spread(r#"{schema}."rows""#)),
-        (
-            "astSizes",
-            format!(
-                r#"SELECT {}, min({length}) AS minimum_length, max({length}) AS maximum_length,
-                avg({length})::integer AS average_length, count(*) AS total_records FROM {{schema}}."queries""#,
-                sizes.join(", ")
-            ),
-        ),
+        ("astSizes", sizes),
         (
             "biggestAstHash",
             format!(
