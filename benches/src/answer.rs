@@ -10,6 +10,7 @@ use engine::query::{NodeId, Query};
 use engine::replica::Snapshot;
 use planner::Planner;
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 use sync::row_text::TableText;
 
 use crate::hand::Sink;
@@ -32,7 +33,7 @@ pub(crate) fn texts(snapshot: &Snapshot) -> FxHashMap<Arc<str>, TableText> {
 struct Once<'q> {
     query: &'q Query,
     /// By node: whether another synced node reads the same table.
-    shared: Vec<bool>,
+    shared: SmallVec<[bool; 8]>,
     told: FxHashSet<(usize, Key)>,
 }
 

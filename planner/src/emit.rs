@@ -56,15 +56,15 @@ fn emit_rows(
     if plan.columns.contains(&Col::Row) {
         match &plan.op {
             Op::Scan(leaf) => {
-                return scan::emit(run, &Statement::of(&run.query, leaf, &plan.columns), None, Some(0), found);
+                return scan::emit(run, Statement::of(&run.query, leaf, &plan.columns), None, Some(0), found);
             }
             Op::Lookup { input, by, leaf } => {
                 let statement = Statement::of(&run.query, leaf, &plan.columns);
                 if let (Op::Keys, Some(batch)) = (&input.op, batch) {
-                    return lookup::emit(run, &statement, batch, by, Some(0), found);
+                    return lookup::emit(run, statement, batch, by, Some(0), found);
                 }
                 return each_batch(run, input, 1, batch, context, |batch| {
-                    lookup::emit(run, &statement, &batch, by, Some(0), found)
+                    lookup::emit(run, statement, &batch, by, Some(0), found)
                 });
             }
             Op::Join { keys: of_keys, input, .. } => {

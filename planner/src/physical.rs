@@ -58,12 +58,12 @@ fn operator(run: &Arc<Run>, rel: &Rel, number: usize, keys: Option<&RecordBatch>
             MemorySourceConfig::try_new_exec(&[batches], schema(table, &rel.columns), None)?
         }
         Op::Scan(leaf) => {
-            let statement = Statement::of(&run.query, leaf, &rel.columns);
+            let statement = Arc::clone(Statement::of(&run.query, leaf, &rel.columns));
             let order = leaf.order.then(|| read_order(run, leaf, rel, &statement.schema)).flatten();
             Arc::new(SqliteScanExec::new(Arc::clone(run), statement, leaf.stream, order, slot))
         }
         Op::Lookup { input, by, leaf } => {
-            let statement = Statement::of(&run.query, leaf, &rel.columns);
+            let statement = Arc::clone(Statement::of(&run.query, leaf, &rel.columns));
             let input = build(run, input, below, keys)?;
             Arc::new(SqliteLookupExec::new(Arc::clone(run), statement, input, by.clone(), slot))
         }
@@ -157,8 +157,8 @@ pub(crate) fn keyed_scan(run: &Run, rel: &Rel, number: usize) -> Option<KeyedSca
     });
     let key = key.collect::<Option<_>>()?;
     Some(KeyedScan {
-        scan: Statement::of(&run.query, leaf, &input.columns),
-        lookup: Statement::keyed(&run.query, leaf, &input.columns, key),
+        scan: Arc::clone(Statement::of(&run.query, leaf, &input.columns)),
+        lookup: Arc::clone(Statement::keyed(&run.query, leaf, &input.columns, key)),
         stream: leaf.stream,
         of_rows: on.iter().map(|&(_, row)| row).collect(),
         of_keys: on.iter().map(|&(key, _)| key).collect(),

@@ -4,8 +4,8 @@
 //! of the number of keys that it is read by, and of the shares of rows that its constants leave. What is left to do for
 //! another query are its constants. A plan is made again when statistics have changed by more than a little, or the schema.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use engine::query::{Comparison, NodeId, Place, Query};
 use parking_lot::Mutex;
@@ -47,6 +47,8 @@ struct OfShape {
     checked: AtomicU64,
     /// The comparisons whose constants make a difference.
     constants: Vec<(NodeId, Place)>,
+    /// The plans if there is none.
+    only: OnceLock<Arc<ShapePlans>>,
     variants: Mutex<Vec<(Magnitudes, Arc<ShapePlans>)>>,
 }
 
@@ -58,6 +60,8 @@ type Magnitudes = SmallVec<[i8; 8]>;
 pub(crate) struct ShapePlans {
     /// The statistics of each node's table with which they are made.
     pub(crate) stats: Vec<Arc<TableStats>>,
+    /// The plan of the root, which is read by no keys.
+    root: OnceLock<Arc<Rel>>,
     /// By node: plans by the magnitude of the number of keys.
     nodes: Mutex<Vec<Vec<(u32, Arc<Rel>)>>>,
 }
@@ -116,11 +120,15 @@ impl OfShape {
                 }
             });
         }
-        OfShape { stats, checked: AtomicU64::new(statistics), constants, variants: Mutex::default() }
+        let checked = AtomicU64::new(statistics);
+        OfShape { stats, checked, constants, only: OnceLock::new(), variants: Mutex::default() }
     }
 
     /// The plans for a query's constants.
     fn plans(&self, query: &Query) -> Arc<ShapePlans> {
+        if self.constants.is_empty() {
+            return Arc::clone(self.only.get_or_init(|| Arc::new(ShapePlans::new(self.stats.clone()))));
+        }
         let magnitude = |&(node, place): &(NodeId, Place)| {
             let comparison = query.comparison(place).map(|(_, comparison)| comparison);
             comparison.map_or(0, |comparison| self.magnitude(node, comparison))
@@ -130,8 +138,7 @@ impl OfShape {
         if let Some((_, plans)) = variants.iter().find(|(of, _)| *of == magnitudes) {
             return Arc::clone(plans);
         }
-        let nodes = Mutex::new(vec![Vec::new(); query.nodes.len()]);
-        let plans = Arc::new(ShapePlans { stats: self.stats.clone(), nodes });
+        let plans = Arc::new(ShapePlans::new(self.stats.clone()));
         if variants.len() >= VARIANTS_MAX {
             variants.clear();
         }
@@ -148,9 +155,15 @@ impl OfShape {
 }
 
 impl ShapePlans {
-    /// The plan of a node that is read by so many keys.
+    fn new(stats: Vec<Arc<TableStats>>) -> Self {
+        let nodes = Mutex::new(vec![Vec::new(); stats.len()]);
+        ShapePlans { stats, root: OnceLock::new(), nodes }
+    }
+
+    /// The plan of a node that is read by so many keys; the root is read by none.
     pub(crate) fn plan(&self, node: NodeId, keys: Option<usize>, choose: impl FnOnce() -> Rel) -> Arc<Rel> {
-        let magnitude = keys.map_or(0, |keys| 1 + keys.max(1).ilog2());
+        let Some(keys) = keys else { return Arc::clone(self.root.get_or_init(|| Arc::new(choose()))) };
+        let magnitude = keys.max(1).ilog2();
         let found = |nodes: &Vec<Vec<(u32, Arc<Rel>)>>| {
             nodes[node].iter().find(|(of, _)| *of == magnitude).map(|(_, plan)| Arc::clone(plan))
         };
@@ -217,7 +230,7 @@ mod tests {
         let (schema, stats) = (schema(), stats(990));
         let of_shape = OfShape::new(&in_state("a", &schema), stats, 0);
         let mut many = of_shape.variants.lock();
-        let plans = Arc::new(ShapePlans { stats: Vec::new(), nodes: Mutex::default() });
+        let plans = Arc::new(ShapePlans::new(Vec::new()));
         many.extend(
             (0..VARIANTS_MAX as i8).map(|magnitude| (Magnitudes::from_elem(-64 - magnitude, 1), Arc::clone(&plans))),
         );

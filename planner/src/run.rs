@@ -111,7 +111,7 @@ impl Run {
     }
 
     /// The codec of a table's rows.
-    pub(crate) fn codec(&self, table: &Arc<Table>) -> RowCodec {
+    pub(crate) fn codec<'t>(&'t self, table: &'t Table) -> RowCodec<'t> {
         self.snapshot.codec(table)
     }
 }

@@ -95,16 +95,16 @@ pub(crate) fn schema(table: &Table, columns: &[Col]) -> SchemaRef {
 
 impl Statement {
     /// The statement of a leaf that gives these columns.
-    pub(crate) fn of(query: &Query, leaf: &Leaf, columns: &[Col]) -> Arc<Statement> {
-        Arc::clone(leaf.shapes[0].get_or_init(|| Arc::new(Statement::new(query, leaf, columns))))
+    pub(crate) fn of<'l>(query: &Query, leaf: &'l Leaf, columns: &[Col]) -> &'l Arc<Statement> {
+        leaf.shapes[0].get_or_init(|| Arc::new(Statement::new(query, leaf, columns)))
     }
 
     /// The same for the rows that have a key.
-    pub(crate) fn keyed(query: &Query, leaf: &Leaf, columns: &[Col], key: Vec<usize>) -> Arc<Statement> {
-        Arc::clone(leaf.shapes[1].get_or_init(|| {
+    pub(crate) fn keyed<'l>(query: &Query, leaf: &'l Leaf, columns: &[Col], key: Vec<usize>) -> &'l Arc<Statement> {
+        leaf.shapes[1].get_or_init(|| {
             let leaf = Leaf { lookup: Probe::Columns(key), ..leaf.clone() };
             Arc::new(Statement::new(query, &leaf, columns))
-        }))
+        })
     }
 }
 
@@ -185,7 +185,7 @@ impl Statement {
 /// Collects rows of a statement into batches.
 pub(crate) struct Batcher<'a> {
     statement: &'a Statement,
-    codec: &'a RowCodec,
+    codec: &'a RowCodec<'a>,
     columns: Vec<Column>,
     rows: usize,
 }
@@ -200,7 +200,7 @@ enum Column {
 
 impl<'a> Batcher<'a> {
     /// An empty batch.
-    pub(crate) fn new(statement: &'a Statement, codec: &'a RowCodec) -> Self {
+    pub(crate) fn new(statement: &'a Statement, codec: &'a RowCodec<'a>) -> Self {
         let columns = statement.columns.iter().map(|&(_, kind)| Column::new(kind)).collect();
         Batcher { statement, codec, columns, rows: 0 }
     }

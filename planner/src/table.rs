@@ -126,7 +126,7 @@ impl TableProvider for SqliteTable {
             likelihoods: Arc::default(),
             shapes: Shapes::default(),
         };
-        let statement = Statement::of(&run.query, &leaf, &columns);
+        let statement = Arc::clone(Statement::of(&run.query, &leaf, &columns));
         Ok(Arc::new(SqliteScanExec::new(run, statement, leaf.stream, None, None)))
     }
 }

@@ -20,16 +20,16 @@ const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;
 /// Decodes rows of one table: its visible columns in table order followed by `_0_version`, as
 /// [`crate::sql`] selects them.
 #[derive(Debug)]
-pub struct RowCodec {
-    table: Arc<Table>,
-    min_version: Option<Version>,
+pub struct RowCodec<'t> {
+    table: &'t Table,
+    min_version: Option<&'t Version>,
     last_version: RefCell<Option<Version>>,
 }
 
-impl RowCodec {
+impl<'t> RowCodec<'t> {
     /// A codec for a table whose rows count as at least `min_version`.
-    pub fn new(table: &Arc<Table>, min_version: Option<Version>) -> Self {
-        RowCodec { table: Arc::clone(table), min_version, last_version: RefCell::new(None) }
+    pub fn new(table: &'t Table, min_version: Option<&'t Version>) -> Self {
+        RowCodec { table, min_version, last_version: RefCell::new(None) }
     }
 
     /// Decodes the row whose first visible column is at `offset`.
@@ -88,7 +88,7 @@ impl RowCodec {
 
     fn version(&self, value: ValueRef<'_>) -> Result<Version, ReplicaError> {
         let text = value.as_str_or_null().ok().flatten().unwrap_or("00");
-        if let Some(min) = &self.min_version
+        if let Some(min) = self.min_version
             && text < &**min
         {
             return Ok(Arc::clone(min));
@@ -106,7 +106,7 @@ impl RowCodec {
 
     #[cold]
     fn error(&self, column: usize, what: &str, problem: &str) -> ReplicaError {
-        let Table { name, columns, .. } = &*self.table;
+        let Table { name, columns, .. } = self.table;
         ReplicaError::Value(format!("{what} (in {name}.{}) {problem}", columns[column].name))
     }
 }

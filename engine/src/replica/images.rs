@@ -43,7 +43,7 @@ impl Tx<'_> {
             let image = match (visible, self.track.current(&info.name, rowid)) {
                 (Some(_), Some(image)) => Some(Arc::clone(image)),
                 (Some(visible), None) => {
-                    let min_version = self.catalogue.min_versions.get(&info.name).cloned();
+                    let min_version = self.catalogue.min_versions.get(&info.name);
                     match RowCodec::new(&visible.table, min_version).decode(row, 1) {
                         Ok(image) => Some(image),
                         Err(error) => {
@@ -71,7 +71,7 @@ impl Tx<'_> {
         let Some(visible) = info.visible.as_ref().filter(|visible| self.track.wants(&visible.table.name)) else {
             return Ok(None);
         };
-        let min_version = self.catalogue.min_versions.get(&info.name).cloned();
+        let min_version = self.catalogue.min_versions.get(&info.name);
         let codec = RowCodec::new(&visible.table, min_version);
         let image = self
             .writer

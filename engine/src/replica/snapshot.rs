@@ -185,8 +185,8 @@ impl Snapshot {
     }
 
     /// The codec for rows of a table at this version.
-    pub fn codec(&self, table: &Arc<Table>) -> RowCodec {
-        RowCodec::new(table, self.published.catalogue.min_versions.get(&table.name).cloned())
+    pub fn codec<'t>(&'t self, table: &'t Table) -> RowCodec<'t> {
+        RowCodec::new(table, self.published.catalogue.min_versions.get(&table.name))
     }
 
     /// Which statistics of the replica can be read: a greater number, and plans are chosen anew.
