@@ -128,11 +128,19 @@ impl Run {
             block_in_place(|| self.site.suffer(fault, outage, rng));
         }
         let mended = begun.elapsed();
-        self.ask("settling", Command::Settle).await;
-        let tick = block_in_place(|| self.site.tick());
-        let views = self.ask("a tick", |answer| Command::See(tick, answer)).await;
+        let views = loop {
+            let anew = self.town.tally.anew.load(Ordering::Relaxed);
+            self.ask("settling", Command::Settle).await;
+            let tick = block_in_place(|| self.site.tick());
+            let views = self.ask("a tick", |answer| Command::See(tick, answer)).await;
+            // A client may be settled with a record that it has yet to hear is lost, and then joins another group than the
+            // one that it settled in.
+            if self.town.tally.anew.load(Ordering::Relaxed) == anew {
+                break views;
+            }
+        };
         if let Err(difference) = block_in_place(|| check(&self.town, &self.site, &views)) {
-            self.fail(&difference);
+            self.fail(&format!("after {fault:?}: {difference}"));
         }
         if !self.site.server.is_running() {
             self.fail("the server ended by itself");
@@ -179,7 +187,13 @@ fn check(town: &Town, site: &Site, views: &[View]) -> Result<(), String> {
             let known = view.state.last_mutation_ids.get(other_id).copied().unwrap_or(0.0) as u64;
             same(&known, &other.made, || format!("mutations of {other_id}, as {client} knows"))?;
             let desired = view.state.desired.get(other_id).cloned().unwrap_or_default();
-            same(&desired, &other.wanted, || format!("what {other_id} wants, as {client} knows"))?;
+            same(&desired, &other.wanted, || {
+                let (mine, others) = (&view.state.cookie, &other.state.cookie);
+                let record = site.desires(other_id);
+                format!(
+                    "what {other_id} wants ({others:?}), as {client} knows ({mine:?}) and the record says ({record})"
+                )
+            })?;
         }
         same(&view.refused, &BTreeSet::new(), || format!("{client} was not told that these were refused"))?;
         let mut truth = Truth::default();

@@ -216,6 +216,15 @@ impl Site {
         }
     }
 
+    /// What the record says of what a client wants: query, version, and whether that has ended.
+    pub(super) fn desires(&self, client: &str) -> String {
+        let sql = format!(
+            r#"SELECT string_agg(concat_ws(' ', "queryHash", "patchVersion", "deleted", "inactivatedAtMs"), ', ')
+               FROM "zql_0/cvr".desires WHERE "clientID" = '{client}'"#
+        );
+        self.records.psql(&self.record_database, &sql).unwrap_or_else(|error| error.to_string())
+    }
+
     /// What the purge of records that nobody uses does, to one that somebody does use.
     fn lose_record(&self, rng: &mut Rng) {
         let sql = |sql: &str| self.records.psql(&self.record_database, sql).unwrap_or_else(|error| panic!("{error}"));

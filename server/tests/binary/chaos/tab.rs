@@ -266,11 +266,15 @@ impl Tab {
                     let common = self.town.common(self.team);
                     self.wanted.keys().filter(|hash| !common.contains_key(*hash)).cloned().collect()
                 };
+                // What was asked for is not taken back before the server has said that it knows, nor the other way round:
+                // what is sent follows from what it is known to know.
+                let known = self.state.desired.get(&self.identity.client_id).cloned().unwrap_or_default();
                 if own.len() < MAX_QUERIES && self.rng.percent(60) {
                     let (hash, query) = self.town.query(&mut self.rng);
-                    self.wanted.insert(hash, query);
-                } else if !own.is_empty() {
-                    let hash = self.rng.pick(&own);
+                    if !known.contains(&hash) {
+                        self.wanted.insert(hash, query);
+                    }
+                } else if let Some(hash) = own.iter().find(|hash| known.contains(*hash)) {
                     self.wanted.remove(hash);
                 }
                 self.send_wanted().await;
