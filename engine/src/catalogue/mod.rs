@@ -399,7 +399,7 @@ const SAMPLE_MIN: usize = 4;
 
 /// What it takes to find out that a row does not concern a graph that tests every row of its table: measured by the
 /// benchmark of large commits.
-const TEST_TIME: Duration = Duration::from_nanos(500);
+const TEST_TIME: Duration = Duration::from_nanos(350);
 
 /// Graphs a thread takes at least: starting one costs about what advancing so many does.
 const MIN_SHARE: usize = 8;

@@ -14,7 +14,7 @@ pub(super) struct Pace {
 impl Default for Pace {
     fn default() -> Self {
         // Before a graph has taken a large commit: measured by the benchmark of large commits.
-        Pace { nanos: 5_000 }
+        Pace { nanos: 2_000 }
     }
 }
 

@@ -189,7 +189,12 @@ impl RelationInfo {
 
 impl Visible {
     /// How an arriving value will read.
-    pub(super) fn stored(&self, codec: &RowCodec<'_>, column: usize, value: &SqliteValue) -> Result<Stored, ReplicaError> {
+    pub(super) fn stored(
+        &self,
+        codec: &RowCodec<'_>,
+        column: usize,
+        value: &SqliteValue,
+    ) -> Result<Stored, ReplicaError> {
         let unknown = match value {
             SqliteValue::Text(text) => self.coerces[column] && looks_numeric(text),
             // Integral reals may become integers, which have bounds of their own.

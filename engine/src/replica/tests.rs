@@ -350,7 +350,8 @@ fn schema_changes() {
     tx.commit().unwrap();
     assert!(replica.schema().table("task").is_some() && replica.schema().table("issue").is_none());
 
-    drop((reader, before, after, codec, writer, replica));
+    drop(codec);
+    drop((reader, before, after, writer, replica));
     let replica = Replica::open(&path).unwrap().unwrap();
     assert!(replica.schema().table("task").is_some());
     assert_eq!(&*replica.state().state_version, "04");
