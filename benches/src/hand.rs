@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Params, Row};
+use rusqlite::{Connection, Params, Row, params};
 use rustc_hash::FxHashMap;
 use zql_spec::json::{write_number, write_string};
 
@@ -162,9 +162,9 @@ impl<'a> Hand<'a> {
 
     // ---- the queries ---------------------------------------------------------------------------------
 
-    /// One table, one statement.
-    pub(crate) fn single(&mut self, tail: &'static str) -> Result<()> {
-        self.rows("issue", tail, [], |_| Ok(()))
+    /// One table, one statement, whose constants are parameters: it is prepared once for all users and all keys.
+    pub(crate) fn single(&mut self, tail: &'static str, params: impl Params) -> Result<()> {
+        self.rows("issue", tail, params, |_| Ok(()))
     }
 
     /// The newest issues with creator, assignee if `everything`, labels and latest comments.
@@ -253,5 +253,70 @@ impl<'a> Hand<'a> {
     pub(crate) fn with_comments(&mut self) -> Result<()> {
         self.rows("issue", "", [], |_| Ok(()))?;
         self.rows("comment", "", [], |_| Ok(()))
+    }
+
+    /// Issues with these ids.
+    pub(crate) fn named(&mut self, ids: &[&str]) -> Result<()> {
+        self.each("issue", "WHERE t.id = ?1", ids.iter().map(|id| [id]), |_| Ok(()))
+    }
+
+    /// The 50 issues after a place in the order of the newest.
+    pub(crate) fn after(&mut self, modified: f64, id: &str) -> Result<()> {
+        let tail = "WHERE t.modified <= ?1 AND (t.modified < ?1 OR t.id > ?2) ORDER BY t.modified DESC, t.id LIMIT 50";
+        self.rows("issue", tail, params![modified, id], |_| Ok(()))
+    }
+
+    /// Every user with the three newest issues.
+    pub(crate) fn latest_of_users(&mut self) -> Result<()> {
+        let mut users = Vec::new();
+        self.rows("user", "", [], |row| {
+            users.push(row.get::<_, String>(0)?);
+            Ok(())
+        })?;
+        let tail = "WHERE t.creator_id = ?1 ORDER BY t.modified DESC, t.id LIMIT 3";
+        self.each("issue", tail, users.iter().map(|id| [id]), |_| Ok(()))
+    }
+
+    /// One user, the user's issues, and their comments.
+    pub(crate) fn three_levels(&mut self, user: &str) -> Result<()> {
+        self.by_id("user", [&user.to_owned()])?;
+        let mut issues = Vec::new();
+        self.rows("issue", "WHERE t.creator_id = ?1", [user], |row| {
+            issues.push(row.get::<_, String>(0)?);
+            Ok(())
+        })?;
+        self.each("comment", "WHERE t.issue_id = ?1", issues.iter().map(|id| [id]), |_| Ok(()))
+    }
+
+    /// Issues that users of this name commented on; neither names nor the authors of comments have an index.
+    pub(crate) fn commented_by(&mut self, name: &str) -> Result<()> {
+        let users = self.ids("SELECT id FROM user WHERE name = ?1", [name])?;
+        self.by_id("user", &users)?;
+        let [user] = &users[..] else { anyhow::bail!("one user is called so") };
+        let mut issues = HashSet::new();
+        self.rows("comment", "WHERE t.creator_id = ?1", [user], |row| {
+            issues.insert(row.get::<_, String>(1)?);
+            Ok(())
+        })?;
+        self.by_id("issue", &issues)
+    }
+
+    /// The newest 100 issues that a user commented on, and these comments.
+    pub(crate) fn newest_commented_by(&mut self, user: &str) -> Result<()> {
+        let mut issues = Vec::new();
+        let tail = "WHERE t.id IN (SELECT issue_id FROM comment WHERE creator_id = ?1) \
+                    ORDER BY t.modified DESC, t.id LIMIT 100";
+        self.rows("issue", tail, [user], |row| {
+            issues.push(row.get::<_, String>(0)?);
+            Ok(())
+        })?;
+        let tail = "WHERE t.issue_id = ?1 AND t.creator_id = ?2";
+        self.each("comment", tail, issues.iter().map(|id| [id.as_str(), user]), |_| Ok(()))
+    }
+
+    /// Issues of nobody without comments.
+    pub(crate) fn forgotten(&mut self) -> Result<()> {
+        let tail = "WHERE t.assignee_id IS NULL AND NOT EXISTS (SELECT 1 FROM comment c WHERE c.issue_id = t.id)";
+        self.rows("issue", tail, [], |_| Ok(()))
     }
 }

@@ -37,20 +37,47 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
 
 // ---- by registered queries -----------------------------------------------------------------------------
 
+/// A kind of change of one comment that one of the queries shows.
+#[derive(Clone, Copy)]
+enum Kind {
+    Edit,
+    Delete,
+    Insert,
+}
+
+/// What changes took: the writing, the graphs on one page, the graphs on any, and both on any.
+#[derive(Default)]
+struct Times {
+    writes: Vec<Duration>,
+    same: Vec<Duration>,
+    any: Vec<Duration>,
+    changes: Vec<Duration>,
+}
+
 fn registered(report: &mut Report) -> Result<()> {
     let mut world = World::new()?;
-    // Comments that are edited, each on a page: the generator tells which.
+    // Comments that are changed, each on a page: the generator tells which.
     let comment_on: Vec<Option<i64>> = comments_by_issue();
     let mut catalogue = Catalogue::default();
     let planner = Planner::new();
     let mut section = Section::new(
         "registered",
-        "One change, by registered queries: an edit of a comment that one of them shows",
-        &["registered", "write", "graphs, same page", "graphs, any page", "change", "growth", "at most", "memory"],
+        "One change, by registered queries: of a comment that one of them shows",
+        &[
+            "change",
+            "registered",
+            "write",
+            "graphs, same page",
+            "graphs, any page",
+            "both",
+            "growth",
+            "at most",
+            "memory",
+        ],
     );
     section.chart(&["write", "graphs, same page", "graphs, any page"]);
     let mut next = 0;
-    let mut first = f64::NAN;
+    let mut first = [f64::NAN; 3];
     for target in REGISTERED {
         let snapshot = world.pin()?;
         while next < target {
@@ -62,48 +89,54 @@ fn registered(report: &mut Report) -> Result<()> {
         let shown: Vec<(i64, i64)> =
             (0..target).filter_map(|issue| Some((comment_on[issue as usize]?, issue))).collect();
         ensure!(!shown.is_empty(), "some page has a comment");
-        let (mut writes, mut same, mut any, mut changes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for round in 0..2 * ROUNDS {
+        let mut times: [Times; 3] = Default::default();
+        for round in 0..2 * ROUNDS as usize {
             let of_any = round % 2 == 1;
-            let place = if of_any { (round as usize * 7_919) % shown.len() } else { 0 };
-            let (comment, issue) = shown[place];
-            let start = Instant::now();
-            let commit = world.edit_comment(comment, issue)?;
-            let written = start.elapsed();
-            let mut read = ReplicaRead::new(world.pin()?.reader()?);
-            let begin = Instant::now();
-            let advanced = catalogue.commit(&commit, &mut read);
-            let taken = begin.elapsed();
-            ensure!(matches!(&advanced[..], [(_, Ok(_))]), "one query is affected, not {}", advanced.len());
-            writes.push(written);
-            if of_any {
-                any.push(taken)
-            } else {
-                same.push(taken)
-            }
-            if of_any {
-                changes.push(written + taken);
+            let (comment, issue) = shown[if of_any { (round * 7_919) % shown.len() } else { 0 }];
+            for kind in [Kind::Edit, Kind::Delete, Kind::Insert] {
+                let start = Instant::now();
+                let commit = match kind {
+                    Kind::Edit => world.edit_comment(comment, issue)?,
+                    Kind::Delete => world.delete_comment(comment)?,
+                    Kind::Insert => world.insert_comment(comment, issue)?,
+                };
+                let written = start.elapsed();
+                let mut read = ReplicaRead::new(world.pin()?.reader()?);
+                let begin = Instant::now();
+                let advanced = catalogue.commit(&commit, &mut read);
+                let taken = begin.elapsed();
+                ensure!(matches!(&advanced[..], [(_, Ok(_))]), "one query is affected, not {}", advanced.len());
+                let times = &mut times[kind as usize];
+                times.writes.push(written);
+                if of_any {
+                    times.any.push(taken);
+                    times.changes.push(written + taken);
+                } else {
+                    times.same.push(taken);
+                }
             }
         }
-        let (same, any) = (median(&mut same), median(&mut any));
-        let change = median(&mut changes);
-        if first.is_nan() {
-            first = change;
+        for ((kind, mut times), first) in ["edit", "delete", "insert"].into_iter().zip(times).zip(&mut first) {
+            let change = median(&mut times.changes);
+            if first.is_nan() {
+                *first = change;
+            }
+            let growth = change / *first;
+            section.row(vec![
+                Cell::text(&format!("{kind}, {target} registered")),
+                Cell::count(target as usize),
+                Cell::micros(median(&mut times.writes)),
+                Cell::micros(median(&mut times.same)),
+                Cell::micros(median(&mut times.any)),
+                Cell::micros(change),
+                Cell::ratio(growth).held(growth < GROWTH_TARGET),
+                Cell::ratio(GROWTH_TARGET),
+                Cell::megabytes(resident_mb("VmRSS")),
+            ]);
         }
-        let growth = change / first;
-        section.row(vec![
-            Cell::count(target as usize),
-            Cell::micros(median(&mut writes)),
-            Cell::micros(same),
-            Cell::micros(any),
-            Cell::micros(change),
-            Cell::ratio(growth).held(growth < GROWTH_TARGET),
-            Cell::ratio(GROWTH_TARGET),
-            Cell::megabytes(resident_mb("VmRSS")),
-        ]);
     }
     section.note(
-        "`write` is the replica's transaction, `change` that and the graphs on any page. `same page` is changed again and \
+        "`write` is the replica's transaction, `both` that and the graphs on any page. `same page` is changed again and \
          again; `any page` also pays for what the processor's caches no longer hold.",
     );
     report.add(section);
@@ -134,7 +167,7 @@ fn shared(report: &mut Report) -> Result<()> {
         let views = start_views(&world.replica)?;
         let mailboxes = subscribe(&views, &query, groups)?;
         let newest = newest(&world.replica)?;
-        let before = views.metrics().commits;
+        let before = views.metrics().evaluations;
         let mut times = Vec::new();
         let rounds = 100;
         for round in 0..rounds {
@@ -153,7 +186,7 @@ fn shared(report: &mut Report) -> Result<()> {
             times.push(start.elapsed());
         }
         let metrics = views.metrics();
-        let evaluations = (metrics.commits - before) as f64 * metrics.graphs as f64 / rounds as f64;
+        let evaluations = (metrics.evaluations - before) as f64 / rounds as f64;
         let time = median(&mut times);
         let further = if groups == 1 { f64::NAN } else { (time - one) / (groups - 1) as f64 };
         if groups == 1 {

@@ -10,27 +10,27 @@ pub(crate) fn median(times: &mut [Duration]) -> f64 {
     times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
-/// Runs two things in turn for about `budget` and gives the medians of both, in microseconds. Taking turns makes what
-/// else the machine does hit both alike.
-pub(crate) fn alternate<E>(
+/// Runs things in turn for about `budget` and gives the medians of each, in microseconds. Taking turns makes what else the
+/// machine does hit all alike.
+pub(crate) fn in_turn<const N: usize, E>(
     budget: Duration,
-    mut one: impl FnMut() -> Result<(), E>,
-    mut other: impl FnMut() -> Result<(), E>,
-) -> Result<(f64, f64), E> {
+    things: [&mut dyn FnMut() -> Result<(), E>; N],
+) -> Result<[f64; N], E> {
+    let mut things = things;
     // Once unmeasured: caches, statements, and pages of the file.
-    one()?;
-    other()?;
-    let begin = Instant::now();
-    let (mut ones, mut others) = (Vec::new(), Vec::new());
-    while ones.len() < 3 || begin.elapsed() < budget {
-        let start = Instant::now();
-        one()?;
-        ones.push(start.elapsed());
-        let start = Instant::now();
-        other()?;
-        others.push(start.elapsed());
+    for thing in &mut things {
+        thing()?;
     }
-    Ok((median(&mut ones), median(&mut others)))
+    let begin = Instant::now();
+    let mut times = [const { Vec::new() }; N];
+    while times[0].len() < 3 || begin.elapsed() < budget {
+        for (thing, times) in things.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            thing()?;
+            times.push(start.elapsed());
+        }
+    }
+    Ok(times.map(|mut times| median(&mut times)))
 }
 
 /// A size that the kernel keeps for this process, in MB: `VmRSS` is what is resident, `VmHWM` the most that was.

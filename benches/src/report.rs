@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
@@ -101,6 +101,8 @@ pub(crate) struct Section {
     pub(crate) columns: Vec<String>,
     pub(crate) rows: Vec<Vec<Cell>>,
     notes: Vec<String>,
+    /// Whether a missed target fails the command: what is counted does not depend on what else the machine does.
+    binding: bool,
     /// Columns that the chart compares, by name.
     pub(crate) charted: Vec<String>,
 }
@@ -114,6 +116,7 @@ impl Section {
             columns: columns.iter().map(|&column| column.to_owned()).collect(),
             rows: Vec::new(),
             notes: Vec::new(),
+            binding: false,
             charted: Vec::new(),
         }
     }
@@ -133,6 +136,11 @@ impl Section {
     /// Adds a sentence below the table.
     pub(crate) fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
+    }
+
+    /// Makes a missed target fail the command.
+    pub(crate) fn bind(&mut self) {
+        self.binding = true;
     }
 
     /// What a row is about.
@@ -258,10 +266,17 @@ impl Report {
     }
 
     /// Says how many targets were missed.
-    pub(crate) fn say_missed(&self) {
+    ///
+    /// # Errors
+    /// If one of a section that binds was.
+    pub(crate) fn judge(&self) -> Result<()> {
         let missed: usize = self.sections.iter().map(Section::missed).sum();
         if missed > 0 {
             println!("\n{missed} targets were missed; they are marked with ✗");
         }
+        let broken = self.sections.iter().filter(|section| section.binding && section.missed() > 0);
+        let broken: Vec<&str> = broken.map(|section| section.title.as_str()).collect();
+        ensure!(broken.is_empty(), "what is counted must not grow unseen: {}", broken.join("; "));
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use engine::commit::Commit;
 use engine::graph::{AnswerBuilder, AnswerRow, Graph, GraphBuilder};
 use engine::hydration::Hydrate;
 use engine::query::Query;
-use engine::replica::{Replica, Snapshot, SqliteValue, Writer};
+use engine::replica::{Relation, Replica, Snapshot, SqliteValue, Tx, Writer};
 use planner::Planner;
 use serde_json::{Value, json};
 use views::{Event, Mailbox, Options, Views};
@@ -41,19 +41,36 @@ impl World {
         rows: impl Iterator<Item = Vec<SqliteValue>>,
         update: bool,
     ) -> Result<Commit> {
+        self.transaction(table, |tx, relation| {
+            for row in rows {
+                if update {
+                    tx.update(relation, None, &row.into_iter().map(Some).collect::<Vec<_>>())?;
+                } else {
+                    tx.insert(relation, &row)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn transaction(&mut self, table: &str, write: impl FnOnce(&mut Tx<'_>, &Relation) -> Result<()>) -> Result<Commit> {
         self.version += 1;
         let (_, columns, _) = TABLES.iter().find(|(name, ..)| *name == table).context("a table of the tracker")?;
         let columns: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
         let mut tx = self.writer.begin(&format!("1{:08}", self.version))?;
         let relation = tx.relation(table, &columns, &["id"])?;
-        for row in rows {
-            if update {
-                tx.update(&relation, None, &row.into_iter().map(Some).collect::<Vec<_>>())?;
-            } else {
-                tx.insert(&relation, &row)?;
-            }
-        }
+        write(&mut tx, &relation)?;
         Ok(tx.commit()?)
+    }
+
+    /// Deletes one comment.
+    pub(crate) fn delete_comment(&mut self, comment: i64) -> Result<Commit> {
+        self.transaction("comment", |tx, relation| Ok(tx.delete(relation, &[tracker::id("c", comment)])?))
+    }
+
+    /// Inserts one comment.
+    pub(crate) fn insert_comment(&mut self, comment: i64, issue: i64) -> Result<Commit> {
+        self.write("comment", std::iter::once(tracker::comment(comment, issue)), false)
     }
 
     /// Edits one comment so that its text changes.

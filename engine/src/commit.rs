@@ -50,6 +50,49 @@ pub struct TableDelta {
     /// Changes by key, in the order in which they were written: whoever takes all of a large commit reads its images one
     /// after the other from memory. A change of key is a delete and an insert.
     pub rows: IndexMap<Key, RowChange, FxBuildHasher>,
+    /// What is known of all of them, if anything is.
+    pub outline: Option<Outline>,
+}
+
+/// What the changes of one table have in common: whoever knows it need not look at each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The columns of the keys that the changes are listed by.
+    pub key: SmallVec<[usize; 2]>,
+    /// Columns in which a row may have changed; all of them if a row came or went.
+    pub changed: ColumnSet,
+}
+
+/// Columns of a table, by position. Those from the 64th on are not told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColumnSet(u64);
+
+impl ColumnSet {
+    /// Every column.
+    pub const ALL: ColumnSet = ColumnSet(u64::MAX);
+
+    /// The columns in which two images of a row differ; all of them if there is but one image.
+    pub fn between(old: Option<&StoredRow>, new: Option<&StoredRow>) -> ColumnSet {
+        let (Some(old), Some(new)) = (old, new) else { return ColumnSet::ALL };
+        let pairs = old.values.iter().zip(&new.values).enumerate();
+        pairs.filter(|(_, (old, new))| old != new).map(|(column, _)| column).collect()
+    }
+
+    /// Adds the columns of another set.
+    pub fn add(&mut self, other: ColumnSet) {
+        self.0 |= other.0;
+    }
+
+    /// Whether the sets have a column in common.
+    pub fn meets(self, other: ColumnSet) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl FromIterator<usize> for ColumnSet {
+    fn from_iter<T: IntoIterator<Item = usize>>(columns: T) -> Self {
+        ColumnSet(columns.into_iter().fold(0, |set, column| set | 1 << column.min(63)))
+    }
 }
 
 /// All changes from one version to another.
@@ -88,8 +131,16 @@ impl Commit {
                 continue;
             }
             let into = self.tables.entry(Arc::clone(table)).or_default();
+            into.outline = match (into.outline.take(), &delta.outline) {
+                (_, outline) if into.rows.is_empty() => outline.clone(),
+                (Some(mut outline), Some(next)) if outline.key == next.key => {
+                    outline.changed.add(next.changed);
+                    Some(outline)
+                }
+                _ => None,
+            };
             for (key, change) in &delta.rows {
-                into.add(key.clone(), change.clone());
+                into.merge(key.clone(), change.clone());
             }
         }
     }
@@ -101,8 +152,13 @@ impl Commit {
 }
 
 impl TableDelta {
-    /// Adds a later change of a row.
+    /// Adds a later change of a row, of which nothing is known.
     pub fn add(&mut self, key: Key, change: RowChange) {
+        self.outline = None;
+        self.merge(key, change);
+    }
+
+    fn merge(&mut self, key: Key, change: RowChange) {
         use indexmap::map::Entry;
         match self.rows.entry(key) {
             Entry::Vacant(entry) => {

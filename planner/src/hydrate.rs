@@ -62,28 +62,34 @@ impl Planner {
         Planner { dice: Some(Dice(seed)), ..Planner::new() }
     }
 
-    /// Answers a query: gives rows as they are found, and tells how each node was answered, unless it is not synced or
-    /// has no parent rows.
-    pub(crate) fn answer(
-        &self,
-        query: &Arc<Query>,
-        snapshot: &Arc<Snapshot>,
-        found: &mut Found<'_>,
-    ) -> Result<Vec<Option<NodeAnswer>>> {
+    /// Answers a query: gives rows as they are found.
+    pub(crate) fn answer(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>, found: &mut Found<'_>) -> Result<()> {
         let run = Run::new(query, snapshot)?;
         let mut choice = Choice::new(self, &run)?;
-        self.answer_by(&run, &mut |node, keys| choice.plan(node, keys), found)
+        self.each_node(&run, &mut |node, keys| choice.plan(node, keys), found, &mut |_, _| {})
     }
 
-    /// The same, by plans that the caller chooses for a node and a number of keys.
+    /// The same, by plans that the caller chooses for a node and a number of keys. Tells how each node was answered,
+    /// unless it is not synced or has no parent rows.
     pub(crate) fn answer_by(
         &self,
         run: &Arc<Run>,
         choose: &mut dyn FnMut(NodeId, Option<usize>) -> Arc<Rel>,
         found: &mut Found<'_>,
     ) -> Result<Vec<Option<NodeAnswer>>> {
+        let mut answers: Vec<Option<NodeAnswer>> = run.query.nodes.iter().map(|_| None).collect();
+        self.each_node(run, choose, found, &mut |id, answer| answers[id] = Some(answer))?;
+        Ok(answers)
+    }
+
+    fn each_node(
+        &self,
+        run: &Arc<Run>,
+        choose: &mut dyn FnMut(NodeId, Option<usize>) -> Arc<Rel>,
+        found: &mut Found<'_>,
+        answered: &mut dyn FnMut(NodeId, NodeAnswer),
+    ) -> Result<()> {
         let query = &run.query;
-        let mut answers: Vec<Option<NodeAnswer>> = Vec::with_capacity(query.nodes.len());
         // Keys of nodes that are still to be read.
         let mut keys: FxHashMap<NodeId, ParentKeys> = FxHashMap::default();
         for (id, node) in query.nodes.iter().enumerate() {
@@ -95,10 +101,7 @@ impl Planner {
                     None => None,
                 },
             };
-            let Some(given) = given else {
-                answers.push(None);
-                continue;
-            };
+            let Some(given) = given else { continue };
             let key_count = given.as_ref().map(|given| given.set.len());
             let plan = choose(id, key_count);
             let synced = node.children.iter().filter(|child| query.nodes[**child].synced);
@@ -122,9 +125,9 @@ impl Planner {
             }
             keys.extend(below);
             let tally = run.tally.as_ref().map(Tally::take).unwrap_or_default();
-            answers.push(Some(NodeAnswer { plan, keys: key_count, rows, tally }));
+            answered(id, NodeAnswer { plan, keys: key_count, rows, tally });
         }
-        Ok(answers)
+        Ok(())
     }
 
     /// Chooses the plans of all nodes and builds their operators without running them, as if parents had as many
@@ -212,6 +215,6 @@ impl Hydrate<Snapshot> for Planner {
         snapshot: &Arc<Snapshot>,
         found: &mut Found<'_>,
     ) -> std::result::Result<(), HydrateError> {
-        Ok(self.answer(query, snapshot, found).map(drop)?)
+        Ok(self.answer(query, snapshot, found)?)
     }
 }

@@ -173,24 +173,35 @@ impl KeyFilter {
     /// Whether it keeps SQLite's current row.
     pub(crate) fn keeps(&self, row: &Row<'_>, scratch: &mut Vec<u8>) -> Result<bool> {
         scratch.clear();
+        let key = self.key(row, scratch)?.then_some(&scratch[..]);
+        Ok(self.keeps_key(key))
+    }
+
+    /// Whether it keeps rows with this key, or without one.
+    pub(crate) fn keeps_key(&self, key: Option<&[u8]>) -> bool {
+        key.is_some_and(|key| self.keys.keys.contains(key)) != self.negated
+    }
+
+    /// Appends the key of SQLite's current row; false if it has none, and what was appended means nothing.
+    pub(crate) fn key(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<bool> {
         let framed = self.columns.len() > 1;
         for &(column, value_type) in &self.columns {
             match (value_type, row.get_ref(column)?) {
-                (ValueType::Number, ValueRef::Integer(number)) => push_number(number as f64, scratch),
-                (ValueType::Number, ValueRef::Real(number)) => push_number(number, scratch),
-                (ValueType::Boolean, ValueRef::Integer(number)) => scratch.push(u8::from(number != 0)),
-                (ValueType::Boolean, ValueRef::Real(number)) => scratch.push(u8::from(number != 0.0)),
-                (ValueType::String | ValueType::Json, ValueRef::Text(text)) => push_text(text, framed, scratch),
+                (ValueType::Number, ValueRef::Integer(number)) => push_number(number as f64, out),
+                (ValueType::Number, ValueRef::Real(number)) => push_number(number, out),
+                (ValueType::Boolean, ValueRef::Integer(number)) => out.push(u8::from(number != 0)),
+                (ValueType::Boolean, ValueRef::Real(number)) => out.push(u8::from(number != 0.0)),
+                (ValueType::String | ValueType::Json, ValueRef::Text(text)) => push_text(text, framed, out),
                 // Text that a column's affinity made a number.
                 (ValueType::String | ValueType::Json, ValueRef::Integer(number)) => {
-                    push_text(number.to_string().as_bytes(), framed, scratch);
+                    push_text(number.to_string().as_bytes(), framed, out);
                 }
                 (ValueType::String | ValueType::Json, ValueRef::Real(number)) => {
-                    push_text(ryu_js::Buffer::new().format(number).as_bytes(), framed, scratch);
+                    push_text(ryu_js::Buffer::new().format(number).as_bytes(), framed, out);
                 }
-                _ => return Ok(self.negated),
+                _ => return Ok(false),
             }
         }
-        Ok(self.keys.keys.contains(scratch) != self.negated)
+        Ok(true)
     }
 }

@@ -35,6 +35,7 @@ mod statement;
 mod statistics;
 mod stats;
 mod table;
+mod together;
 
 pub use hydrate::Planner;
 pub use statistics::Statistics;

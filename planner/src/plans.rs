@@ -104,7 +104,7 @@ impl Plans {
             if inner.shapes.len() >= SHAPES_MAX {
                 inner.shapes.clear();
             }
-            inner.shapes.insert(shape.into(), of_shape);
+            inner.shapes.insert(shape.into_vec().into(), of_shape);
         }
         Ok(plans)
     }

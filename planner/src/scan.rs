@@ -27,6 +27,7 @@ use crate::measure::{Meter, Slot};
 use crate::operator::{common_plan_methods, properties};
 use crate::run::{Run, prepare};
 use crate::statement::{BATCH_ROWS, Batcher, Statement};
+use crate::together::Together;
 
 /// Batches that a scan on its own thread may be ahead: one that is worked on and one that waits.
 const AHEAD: usize = 2;
@@ -102,12 +103,22 @@ pub(crate) fn emit(
     let mut prepared = prepare(&reader, statement, &run.query)?;
     let mut rows = prepared.raw_query();
     let mut scratch = Vec::new();
+    let mut together = filter.and_then(Together::new);
     meter.execution();
     while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
         meter.row(row);
-        if wanted(filter, row, &mut scratch)? {
+        if let Some(batch) = &mut together {
+            batch.push(row, codec.decode(row, offset))?;
+            if batch.is_full() {
+                batch.hand_on(found)?;
+                together = together.filter(Together::pays);
+            }
+        } else if wanted(filter, row, &mut scratch)? {
             found(codec.decode(row, offset)?);
         }
+    }
+    if let Some(batch) = &mut together {
+        batch.hand_on(found)?;
     }
     drop(rows);
     meter.finish(&reader, &statement.sql.text);

@@ -7,23 +7,27 @@
 
 use engine::query::{Filter, Node, Query};
 use engine::sql::{fits, looks_numeric};
+use smallvec::SmallVec;
 use zql_spec::ast::{Direction, Literal};
 use zql_spec::value::Value;
 
+/// The bytes of a shape: those of a query of few nodes take no allocation.
+pub(crate) type Shape = SmallVec<[u8; 256]>;
+
 /// The shape of a query as bytes.
-pub(crate) fn shape(query: &Query) -> Vec<u8> {
-    let mut shape = Vec::with_capacity(64 * query.nodes.len());
+pub(crate) fn shape(query: &Query) -> Shape {
+    let mut shape = Shape::new();
     for node in &query.nodes {
         write_node(node, &mut shape);
     }
     shape
 }
 
-fn number(number: usize, out: &mut Vec<u8>) {
+fn number(number: usize, out: &mut Shape) {
     out.extend_from_slice(&(number as u64).to_le_bytes());
 }
 
-fn small(number: usize, out: &mut Vec<u8>) {
+fn small(number: usize, out: &mut Shape) {
     match u8::try_from(number) {
         Ok(number) if number < u8::MAX => out.push(number),
         _ => {
@@ -33,12 +37,12 @@ fn small(number: usize, out: &mut Vec<u8>) {
     }
 }
 
-fn list(numbers: &[usize], out: &mut Vec<u8>) {
+fn list(numbers: &[usize], out: &mut Shape) {
     small(numbers.len(), out);
     numbers.iter().for_each(|&number| small(number, out));
 }
 
-fn write_node(node: &Node, out: &mut Vec<u8>) {
+fn write_node(node: &Node, out: &mut Shape) {
     small(node.table.name.len(), out);
     out.extend_from_slice(node.table.name.as_bytes());
     small(node.table.columns.len(), out);
@@ -76,7 +80,7 @@ fn write_node(node: &Node, out: &mut Vec<u8>) {
     write_filter(node, &node.filter, out);
 }
 
-fn write_filter(node: &Node, filter: &Filter, out: &mut Vec<u8>) {
+fn write_filter(node: &Node, filter: &Filter, out: &mut Shape) {
     match filter {
         Filter::Const(truth) => out.extend([0, u8::from(*truth)]),
         Filter::And(filters) | Filter::Or(filters) => {

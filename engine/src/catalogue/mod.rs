@@ -12,6 +12,7 @@ mod describe;
 mod pace;
 mod register;
 mod routes;
+mod unmoved;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,7 +28,8 @@ use crate::hydration::Hydration;
 pub use describe::{Route, routes};
 use pace::Pace;
 use register::Registration;
-use routes::{Bucket, Interest, Lift, Matter, TableRoutes};
+use routes::{Bucket, Interest, Lift, Matter, TableRoutes, Unanchored};
+use unmoved::Unmoved;
 
 /// Names a running graph. Never used again once removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,8 +139,9 @@ impl Catalogue {
     /// `read` stands at `commit.version`. A graph that fails is set aside: further commits pass it by until
     /// [`Catalogue::rehydrated`] or removal.
     pub fn commit(&mut self, commit: &Commit, read: &mut dyn Read) -> Vec<Advanced> {
-        let mut advanced = self.set_aside_dear(commit);
-        for (id, seen) in self.route(commit, read) {
+        let unmoved = self.unmoved(commit);
+        let mut advanced = self.set_aside_dear(commit, &unmoved);
+        for (id, seen) in self.route(commit, unmoved, read) {
             let Some(entry) = self.graphs.get_mut(&id) else { continue };
             let outcome = entry.advance(id, commit, seen, read);
             self.settle(id, outcome, &mut advanced);
@@ -154,9 +157,10 @@ impl Catalogue {
         read: &mut R,
         more: &mut dyn FnMut(usize) -> Vec<R>,
     ) -> Vec<Advanced> {
-        let mut advanced = self.set_aside_dear(commit);
+        let unmoved = self.unmoved(commit);
+        let mut advanced = self.set_aside_dear(commit, &unmoved);
         let mut work: Vec<(GraphId, Entry, Seen<'_>)> = Vec::new();
-        for (id, seen) in self.route(commit, read) {
+        for (id, seen) in self.route(commit, unmoved, read) {
             if let Some(entry) = self.graphs.remove(&id) {
                 work.push((id, entry, seen));
             }
@@ -209,19 +213,23 @@ impl Catalogue {
     }
 
     /// Sets graphs aside for which taking a large commit row by row would last longer than hydrating again.
-    fn set_aside_dear(&mut self, commit: &Commit) -> Vec<Advanced> {
+    fn set_aside_dear(&mut self, commit: &Commit, unmoved: &Unmoved<'_>) -> Vec<Advanced> {
         let mut taking: FxHashMap<GraphId, Duration> = FxHashMap::default();
         for (table, delta) in commit.tables.iter().filter(|(_, delta)| delta.rows.len() >= LARGE_ROWS) {
             let Some(routes) = self.routes.get(table) else { continue };
             let changed = delta.rows.len();
             // Graphs that test every row; those that are told by value cost nothing for others.
-            let tested: FxHashSet<GraphId> = routes.unanchored().map(|interest| interest.graph).collect();
+            let unmoved = &unmoved[table];
+            let tested =
+                routes.unanchored().map(|interest| interest.graph).filter(|graph| !unmoved.contains_key(graph));
+            let tested: FxHashSet<GraphId> = tested.collect();
             // By graph the last sampled row that it sees, and how many it sees. Rows far apart, because those that were
             // written one after the other are often alike.
             let mut seen: FxHashMap<GraphId, (usize, usize)> = tested.iter().map(|&id| (id, (0, 0))).collect();
             for (change, row) in delta.rows.values().step_by(changed.div_ceil(SAMPLE)).zip(1..) {
-                let interests = routes.buckets(change).flat_map(Bucket::interests);
-                for interest in interests.filter(|interest| self.sees(interest, change)) {
+                let interests = routes.buckets(change, Unanchored::Give).flat_map(Bucket::interests);
+                let moved = interests.filter(|interest| !unmoved.contains_key(&interest.graph));
+                for interest in moved.filter(|interest| self.sees(interest, change)) {
                     let (last, count) = seen.entry(interest.graph).or_default();
                     *count += usize::from(std::mem::replace(last, row) != row);
                 }
@@ -250,10 +258,21 @@ impl Catalogue {
     }
 
     /// The graphs that a commit touches, by id, each with the rows that it sees.
-    fn route<'c>(&self, commit: &'c Commit, read: &mut dyn Read) -> Vec<(GraphId, Seen<'c>)> {
+    fn route<'c>(&self, commit: &'c Commit, mut unmoved: Unmoved<'c>, read: &mut dyn Read) -> Vec<(GraphId, Seen<'c>)> {
         let mut touched: FxHashMap<GraphId, Seen<'c>> = FxHashMap::default();
         for (table, delta) in &commit.tables {
             let Some(routes) = self.routes.get(table).filter(|routes| !routes.is_empty()) else { continue };
+            let unmoved = unmoved.remove(table).unwrap_or_default();
+            let known: FxHashSet<GraphId> = unmoved.keys().copied().collect();
+            for (id, rows) in unmoved.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+                touched.entry(id).or_default().extend(rows);
+            }
+            let is_known = |interest: &Interest| !known.is_empty() && known.contains(&interest.graph);
+            let sees = |interest: &Interest, change| !is_known(interest) && self.sees(interest, change);
+            let unanchored = if routes.unanchored().all(is_known) { Unanchored::Skip } else { Unanchored::Give };
+            if unanchored == Unanchored::Skip && !routes.is_anchored() {
+                continue;
+            }
             for change in delta.rows.values() {
                 let mut tell = |interest: &Interest| {
                     let seen = touched.entry(interest.graph).or_default();
@@ -262,10 +281,10 @@ impl Catalogue {
                         seen.push((table, change));
                     }
                 };
-                for bucket in routes.buckets(change) {
+                for bucket in routes.buckets(change, unanchored) {
                     let filters = match bucket {
                         Bucket::Few(few) => {
-                            few.iter().filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                            few.iter().filter(|interest| sees(interest, change)).for_each(&mut tell);
                             continue;
                         }
                         Bucket::Many(filters) => filters,
@@ -275,11 +294,14 @@ impl Catalogue {
                         if !filtered.any().is_some_and(|any| self.sees_by_filter(any, change)) {
                             continue;
                         }
-                        filtered.interests.iter().filter(|interest| self.sees(interest, change)).for_each(&mut tell);
+                        filtered.interests.iter().filter(|interest| sees(interest, change)).for_each(&mut tell);
                         for lift in &filtered.lifts {
                             match self.lifted(lift, change, read) {
-                                Some(rows) => rows.iter().flat_map(|row| lift.of_row(row)).for_each(&mut tell),
-                                None => lift.all().for_each(&mut tell),
+                                Some(rows) => {
+                                    let found = rows.iter().flat_map(|row| lift.of_row(row));
+                                    found.filter(|interest| !is_known(interest)).for_each(&mut tell);
+                                }
+                                None => lift.all().filter(|interest| !is_known(interest)).for_each(&mut tell),
                             }
                         }
                     }

@@ -91,6 +91,13 @@ struct Index {
     values: FxHashMap<Packed, Bucket>,
 }
 
+/// What becomes of interests in every change of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanchored {
+    Give,
+    Skip,
+}
+
 /// What leads from the changes of one table to nodes.
 #[derive(Debug, Default)]
 pub(super) struct TableRoutes {
@@ -303,9 +310,15 @@ impl TableRoutes {
         self.indexes.is_empty()
     }
 
-    /// The interests in a change by the values of its images.
-    pub(super) fn buckets<'a>(&'a self, change: &'a RowChange) -> impl Iterator<Item = &'a Bucket> {
-        self.indexes.iter().flat_map(move |index| {
+    /// The interests in a change by the values of its images, and those in every change unless they are skipped.
+    pub(super) fn buckets<'a>(
+        &'a self,
+        change: &'a RowChange,
+        unanchored: Unanchored,
+    ) -> impl Iterator<Item = &'a Bucket> {
+        let indexes = self.indexes.iter();
+        let given = indexes.filter(move |index| unanchored == Unanchored::Give || !index.columns.is_empty());
+        given.flat_map(move |index| {
             let (old, new) = (change.old.as_deref(), change.new.as_deref());
             let same = |new: &&StoredRow| {
                 old.is_some_and(|old| index.columns.iter().all(|&column| old.values[column] == new.values[column]))
@@ -320,6 +333,11 @@ impl TableRoutes {
         let buckets =
             self.indexes.iter().filter(|index| index.columns.is_empty()).flat_map(|index| index.values.values());
         buckets.flat_map(Bucket::interests)
+    }
+
+    /// Whether some nodes are told by values.
+    pub(super) fn is_anchored(&self) -> bool {
+        self.indexes.iter().any(|index| !index.columns.is_empty())
     }
 
     /// Values that lead somewhere, for metrics.

@@ -50,7 +50,7 @@ use plan::{Keeps, Plan};
 use read::{Apply, Lookup};
 use state::NodeState;
 
-use crate::commit::{Commit, Key, RowChange, StoredRow, Version};
+use crate::commit::{Commit, Key, Outline, RowChange, StoredRow, Version};
 use crate::hydration::Hydration;
 use crate::query::{NodeId, Query, Role};
 
@@ -346,6 +346,24 @@ impl Graph {
     /// Whether a changed row may change the truth of an EXISTS node for some parent row.
     pub(crate) fn sees_truth(&self, id: NodeId, change: &RowChange) -> bool {
         !upward::contributions(&self.query, &self.plan, id, change.old.as_ref(), change.new.as_ref()).is_empty()
+    }
+
+    /// Whether changes of a table leave each of its rows where it is, in or not, in all nodes.
+    pub(crate) fn stays(&self, table: &str, outline: &Outline) -> bool {
+        let mut nodes = self.query.nodes.iter().zip(&self.plan.nodes).filter(|(node, _)| *node.table.name == *table);
+        nodes.all(|(node, plan)| {
+            // A client may know the rows by another key.
+            node.table.primary_key[..] == outline.key[..] && !plan.moving.meets(outline.changed)
+        })
+    }
+
+    /// The keys of the rows of a table that are in; a row's may come more than once.
+    pub(crate) fn keys_of<'g>(&'g self, table: &'g str) -> impl Iterator<Item = Key> + 'g {
+        let nodes = self.query.nodes.iter().zip(&self.nodes).filter(move |(node, _)| *node.table.name == *table);
+        nodes
+            .flat_map(|(_, state)| state.groups.values())
+            .flat_map(|group| group.members.keys())
+            .map(|key| key.unpack())
     }
 
     /// The values of a node's active groups.

@@ -5,6 +5,7 @@
 use smallvec::SmallVec;
 use zql_spec::schema::Table;
 
+use crate::commit::ColumnSet;
 use crate::query::{Filter, Node, NodeId, Query, Role};
 
 /// How a node keeps the members of a group.
@@ -27,6 +28,9 @@ pub(super) struct NodePlan {
     pub(super) exists: SmallVec<[NodeId; 2]>,
     /// Columns that membership in the node depends on: if a row changes none of them, it stays where it is.
     pub(super) relevant: SmallVec<[usize; 4]>,
+    /// Columns whose change does more than change the content of rows that are in: these, the key, and what ties
+    /// children.
+    pub(super) moving: ColumnSet,
     /// Whether a row that leaves is needed with its values, because its key alone tells neither its
     /// child groups nor whether other nodes hold it.
     pub(super) needs_image: bool,
@@ -64,16 +68,25 @@ impl Plan {
             }
             table_of.push(table);
         }
-        let nodes = query.nodes.iter().zip(&table_of).map(|(node, &table)| NodePlan {
-            table,
-            keeps: match (node.role, node.limit) {
-                (Role::Exists, _) => Keeps::Witnesses,
-                (_, Some(limit)) => Keeps::First(limit),
-                (_, None) => Keeps::All,
-            },
-            exists: node.children.iter().copied().filter(|&child| query.nodes[child].role == Role::Exists).collect(),
-            relevant: relevant_columns(query, node),
-            needs_image: tables[table].synced.len() > 1 || !key_names_children(query, node),
+        let nodes = query.nodes.iter().zip(&table_of).map(|(node, &table)| {
+            let relevant = relevant_columns(query, node);
+            NodePlan {
+                moving: moving_columns(query, node, &relevant),
+                relevant,
+                table,
+                keeps: match (node.role, node.limit) {
+                    (Role::Exists, _) => Keeps::Witnesses,
+                    (_, Some(limit)) => Keeps::First(limit),
+                    (_, None) => Keeps::All,
+                },
+                exists: node
+                    .children
+                    .iter()
+                    .copied()
+                    .filter(|&child| query.nodes[child].role == Role::Exists)
+                    .collect(),
+                needs_image: tables[table].synced.len() > 1 || !key_names_children(query, node),
+            }
         });
         let nodes = nodes.collect();
         Plan { nodes, tables }
@@ -103,6 +116,12 @@ fn relevant_columns(query: &Query, node: &Node) -> SmallVec<[usize; 4]> {
     columns.sort_unstable();
     columns.dedup();
     columns
+}
+
+fn moving_columns(query: &Query, node: &Node, relevant: &[usize]) -> ColumnSet {
+    let edges = node.children.iter().filter_map(|&child| query.nodes[child].edge.as_ref());
+    let of_children = edges.flat_map(|edge| &edge.parent_columns);
+    relevant.iter().chain(&node.table.primary_key).chain(of_children).copied().collect()
 }
 
 fn filter_columns(filter: &Filter, columns: &mut SmallVec<[usize; 4]>) {

@@ -10,7 +10,7 @@ use indexmap::IndexMap;
 use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 use zql_spec::schema::Table;
 
-use crate::commit::{Commit, RowChange, StoredRow, TableDelta, Version};
+use crate::commit::{ColumnSet, Commit, Outline, RowChange, StoredRow, TableDelta, Version};
 
 /// Rows of one transaction that are listed with their images. Beyond it, maintaining queries row by row
 /// costs more than hydrating them again, and the images alone would take hundreds of megabytes.
@@ -22,6 +22,8 @@ type Image = Option<Arc<StoredRow>>;
 struct Rows {
     table: Option<Arc<Table>>,
     by_rowid: IndexMap<i64, (Image, Image), FxBuildHasher>,
+    /// Found out while the images are at hand.
+    changed: ColumnSet,
 }
 
 /// The changes of a transaction so far.
@@ -60,6 +62,7 @@ impl Track {
         if rows.table.is_none() {
             rows.table = Some(Arc::clone(table));
         }
+        rows.changed.add(ColumnSet::between(old.as_deref(), new.as_deref()));
         let before = rows.by_rowid.len();
         rows.by_rowid.entry(rowid).and_modify(|images| images.1 = new.clone()).or_insert((old, new));
         self.rows += rows.by_rowid.len() - before;
@@ -106,6 +109,8 @@ impl Track {
                 let key = new.key(&table.primary_key);
                 delta.rows.entry(key).or_insert(RowChange { old: None, new: None }).new = Some(new);
             }
+            let key = table.primary_key.iter().copied().collect();
+            delta.outline = Some(Outline { key, changed: rows.changed });
             if !delta.rows.is_empty() {
                 commit.tables.insert(name, delta);
             }

@@ -5,6 +5,7 @@ mod choices;
 mod explain;
 mod growth;
 mod linear;
+mod many_keys;
 mod notes;
 mod shapes;
 mod spreads;

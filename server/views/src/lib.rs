@@ -72,6 +72,8 @@ pub struct Metrics {
     pub hydrations: usize,
     /// Commits taken, after composition.
     pub commits: u64,
+    /// Evaluations: how often a graph took a commit that it could see, or was found to be answered anew.
+    pub evaluations: u64,
 }
 
 /// The running queries of this process. Cheap to clone; the threads end when the last clone and the last

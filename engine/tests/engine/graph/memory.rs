@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::commit::{Commit, Key, RowChange, StoredRow, Version};
+use engine::commit::{ColumnSet, Commit, Key, Outline, RowChange, StoredRow, Version};
 use engine::graph::Read;
 use engine::graph::read::{Apply, Lookup, ReadError};
 use engine::hydration::Hydration;
@@ -77,7 +77,16 @@ impl Database {
     pub(crate) fn commit(&mut self) -> Commit {
         self.version += 1;
         let next = Commit::empty(version(self.version), version(self.version + 1));
-        std::mem::replace(&mut self.open, next)
+        let mut commit = std::mem::replace(&mut self.open, next);
+        for (name, delta) in &mut commit.tables {
+            let mut changed = ColumnSet::default();
+            for change in delta.rows.values() {
+                changed.add(ColumnSet::between(change.old.as_deref(), change.new.as_deref()));
+            }
+            let key = self.schema.table(name).expect("a table").primary_key.iter().copied().collect();
+            delta.outline = Some(Outline { key, changed });
+        }
+        commit
     }
 
     pub(crate) fn rows<'a>(&'a self, node: &Node) -> impl Iterator<Item = &'a Arc<StoredRow>> + use<'a> {

@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod contents;
 mod memory;
 mod random;
 mod scenarios;

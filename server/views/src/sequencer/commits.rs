@@ -57,6 +57,7 @@ impl Sequencer {
         let catalogue = &mut self.catalogue;
         match catch_unwind(AssertUnwindSafe(|| catalogue.commit_parallel(&commit, &mut read, &mut more))) {
             Ok(results) => {
+                self.queue.evaluated(results.len());
                 let mut posts = Posts::default();
                 for (graph, result) in results {
                     self.answers.remove(graph);

@@ -107,6 +107,11 @@ impl Queue {
         (metrics.graphs, metrics.subscriptions, metrics.hydrations) = (graphs, subscriptions, hydrations);
     }
 
+    /// So many graphs took a commit.
+    pub(super) fn evaluated(&self, graphs: usize) {
+        self.metrics.lock().evaluations += graphs as u64;
+    }
+
     pub(crate) fn metrics(&self) -> Metrics {
         *self.metrics.lock()
     }
@@ -131,7 +136,7 @@ mod tests {
         let key = Key::from_iter([Value::Number((number % 50) as f64)]);
         let change = RowChange { old: Some(image(number.saturating_sub(50))), new: Some(image(number)) };
         let mut commit = Commit::empty(version(number - 1), version(number));
-        let delta = TableDelta { rows: [(key, change)].into_iter().collect() };
+        let delta = TableDelta { rows: [(key, change)].into_iter().collect(), outline: None };
         commit.tables.insert(Arc::from("issue"), delta);
         commit
     }
