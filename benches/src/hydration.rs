@@ -156,6 +156,7 @@ pub(crate) fn run(issues: i64, only: &str, budget: Duration, report: &mut Report
     let folder = tempfile::tempdir()?;
     let snapshot = tracker::load(&folder.path().join("replica.db"), issues)?.pin()?;
     let reader = snapshot.reader()?;
+    reader.read_much();
     let answering = Answering { planner: Planner::new(), snapshot: &snapshot, texts: texts(&snapshot) };
     let title = format!("First answers over {issues} issues, {} comments", 2 * issues);
     let mut section = Section::new(

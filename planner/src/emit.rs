@@ -22,6 +22,9 @@ use crate::run::Run;
 use crate::scan;
 use crate::statement::Statement;
 
+/// The cost of a plan, in microseconds, from which on its reads are much: well above what mapping the file takes.
+const MUCH: f64 = 250.0;
+
 /// Takes a row.
 pub(crate) type Found<'a> = dyn FnMut(Arc<StoredRow>) + 'a;
 
@@ -52,6 +55,9 @@ fn emit_rows(
     context: &Arc<TaskContext>,
     found: &mut Found<'_>,
 ) -> Result<()> {
+    if plan.cost > MUCH {
+        run.reader.lock().read_much();
+    }
     let batch = keys.map(|keys| &keys.batch);
     if plan.columns.contains(&Col::Row) {
         match &plan.op {

@@ -242,6 +242,7 @@ fn read_ahead(
     sender: &SyncSender<Ahead>,
 ) -> Result<()> {
     let mut reader = run.snapshot.reader()?;
+    reader.read_much();
     if run.tally.is_some() {
         reader.measure()?;
     }

@@ -16,6 +16,9 @@ use crate::query::{NodeId, Query};
 use crate::replica::Reader;
 use crate::sql::{Access, FilterPart, Sql, bind, fits, node_exists, node_select};
 
+/// Keys of a request from which on mapping the file costs less than reading its pages one by one.
+const MANY_KEYS: usize = 64;
+
 /// A [`Read`] over a pinned version of the replica.
 pub struct ReplicaRead {
     reader: Reader,
@@ -36,6 +39,9 @@ impl ReplicaRead {
         keys: &[Key],
         row: &mut dyn FnMut(usize, &rusqlite::Row<'_>) -> Result<(), ReadError>,
     ) -> Result<(), ReadError> {
+        if keys.len() >= MANY_KEYS {
+            self.reader.read_much();
+        }
         let mut statement = self.reader.prepare_cached(&sql.text).map_err(|error| self.reader.error(error))?;
         sql.bind_own(&mut statement).map_err(|error| self.reader.error(error))?;
         for (index, key) in keys.iter().enumerate() {

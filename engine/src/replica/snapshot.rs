@@ -3,7 +3,12 @@
 //! A pin is a connection inside a read transaction. More connections join it at exactly its version
 //! through SQLite's snapshot API. A pin keeps the write-ahead log from being reset, so pins are meant to be
 //! brief; one that outlives the log's bound is given up ([`ReplicaError::PinExpired`]) and its holder pins again.
+//!
+//! SQLite drops a connection's mapping of the file whenever the connection moves to another version, and mapping it again
+//! costs as much as reading twenty pages. So connections map the file only for reads of much ([`Reader::read_much`]); what
+//! a commit needs is a pin and a few rows.
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +34,7 @@ const POOL_MAX: usize = 64;
 /// Statements kept prepared on a connection: the statements of a few hundred distinct query nodes.
 const STATEMENTS_MAX: usize = 256;
 
-/// How much of the file a connection maps into memory. What is mapped is read without a copy, and counts as memory of this
+/// How much of the file a connection maps into memory for reads of much. What is mapped is read without a copy, and counts as memory of this
 /// process once it was: each connection's by itself, though it is one cache of the operating system's for all.
 const MAPPED_BYTES: i64 = 256 << 20;
 
@@ -41,8 +46,7 @@ pub(super) fn open_reading(path: &Path, access: Access) -> Result<Connection, Re
     let connection = super::open_connection(path, access)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
-    // Reads of checkpointed pages come straight from the page cache of the operating system.
-    connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
+    connection.pragma_update(None, "mmap_size", 0)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     // A connection that has never read cannot open a snapshot.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
@@ -56,23 +60,53 @@ fn version_of(connection: &Connection) -> rusqlite::Result<Version> {
         .query_row([], |row| Ok(Version::from(row.get_ref(0)?.as_str()?)))
 }
 
+/// A connection, and whether it maps the file.
+struct Pooled {
+    connection: Connection,
+    mapped: Cell<bool>,
+}
+
+impl Pooled {
+    fn open(replica: &Replica) -> Result<Pooled, ReplicaError> {
+        let connection = open_reading(&replica.path, replica.access)?;
+        Ok(Pooled { connection, mapped: Cell::new(false) })
+    }
+
+    fn map(&self, map: bool) -> rusqlite::Result<()> {
+        if self.mapped.get() != map {
+            let bytes = if map { MAPPED_BYTES } else { 0 };
+            self.connection.pragma_update(None, "mmap_size", bytes)?;
+            self.mapped.set(map);
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Pooled {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// Connections that are in no transaction.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Pooled>>,
 }
 
 impl Pool {
-    fn take(&self, replica: &Replica) -> Result<Connection, ReplicaError> {
+    fn take(&self, replica: &Replica) -> Result<Pooled, ReplicaError> {
         match self.idle.lock().pop() {
             Some(connection) => Ok(connection),
-            None => open_reading(&replica.path, replica.access),
+            None => Pooled::open(replica),
         }
     }
 
-    fn give(&self, connection: Connection) {
+    fn give(&self, connection: Pooled) {
         // A connection whose transaction does not end is closed instead.
-        if connection.execute_batch("ROLLBACK").is_ok() {
+        if connection.execute_batch("ROLLBACK").is_ok() && connection.map(false).is_ok() {
             let mut idle = self.idle.lock();
             if idle.len() < POOL_MAX {
                 idle.push(connection);
@@ -94,7 +128,7 @@ pub struct Snapshot {
     handle: Option<native::Snapshot>,
     /// Connections at this version that nobody uses at the moment. Together with the lent ones there is
     /// always at least one, which is the pin.
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Vec<Pooled>>,
     interrupts: Mutex<Vec<InterruptHandle>>,
     expired: AtomicBool,
     pub(super) since: Instant,
@@ -149,7 +183,7 @@ impl Snapshot {
     }
 
     /// Another connection at this version.
-    fn join(&self) -> Result<Connection, ReplicaError> {
+    fn join(&self) -> Result<Pooled, ReplicaError> {
         let connection = self.replica.pool.take(&self.replica)?;
         let deadline = Instant::now() + CHECKPOINT_WAIT;
         let Some(handle) = &self.handle else {
@@ -232,7 +266,7 @@ impl Drop for Snapshot {
 pub struct Reader {
     snapshot: Arc<Snapshot>,
     /// Present until dropped.
-    connection: Option<Connection>,
+    connection: Option<Pooled>,
     measured: bool,
 }
 
@@ -240,6 +274,14 @@ impl Reader {
     /// The version read.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
+    }
+
+    /// Says that many pages of the file will be read: from now on they come straight from the page cache of the operating
+    /// system, until the version is let go. Where that cannot be had they are read as before.
+    pub fn read_much(&self) {
+        if let Some(Err(error)) = self.connection.as_ref().map(|connection| connection.map(true)) {
+            tracing::debug!(%error, "the replica is read without mapping it");
+        }
     }
 
     /// Runs a node's SELECT and decodes its rows. `lookup` holds a value for each of [`Sql::lookup`] and

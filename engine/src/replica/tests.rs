@@ -419,6 +419,9 @@ fn readers_see_one_version_while_the_writer_goes_on() {
                     while !done.load(std::sync::atomic::Ordering::Relaxed) || read == 0 {
                         let snapshot = replica.pin().unwrap();
                         let first = snapshot.reader().unwrap();
+                        if read % 2 == 0 {
+                            first.read_much();
+                        }
                         uniform(&first, &snapshot.version);
                         match snapshot.reader() {
                             Ok(second) => uniform(&second, &snapshot.version),
@@ -448,6 +451,23 @@ fn readers_see_one_version_while_the_writer_goes_on() {
         }
     });
     assert_eq!(replica.metrics().pinned, 0);
+}
+
+#[test]
+fn the_file_is_mapped_for_reads_of_much_until_the_version_is_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = open(&folder, &[row(1, "a")]);
+    let mapped = |reader: &Reader| -> i64 { reader.pragma_query_value(None, "mmap_size", |row| row.get(0)).unwrap() };
+    let snapshot = replica.pin().unwrap();
+    let reader = snapshot.reader().unwrap();
+    assert_eq!(mapped(&reader), 0);
+    reader.read_much();
+    assert!(mapped(&reader) > 0);
+    drop(reader);
+    assert!(mapped(&snapshot.reader().unwrap()) > 0, "the next reader of the version has the mapping");
+    drop(snapshot);
+    // The pool has one connection, and gives it again.
+    assert_eq!(mapped(&replica.pin().unwrap().reader().unwrap()), 0);
 }
 
 #[test]
