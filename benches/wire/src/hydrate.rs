@@ -29,7 +29,7 @@ pub(crate) struct Held {
 
 /// Connects a new client group with one named query and waits for the end of the poke that says it is complete.
 pub(crate) async fn hydrate(server: &str, ast: &Value) -> Result<Held> {
-    let query = Hello::named("ast", &serde_json::to_string(&[ast])?);
+    let query = Hello::echoed(&ast.to_string());
     let hash = hash_of(&query).context("a put has a hash")?.to_owned();
     let identity = Identity::fresh(server);
     let begun = Instant::now();

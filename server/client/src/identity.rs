@@ -97,6 +97,15 @@ impl Hello {
         put(zql_spec::hash::named_query_id(name, &json), None, Some((name, args)))
     }
 
+    /// The patch that asks for a named query whose only argument is its AST, as tests and benchmarks do: their API server gives
+    /// it back, whatever the name.
+    ///
+    /// # Panics
+    /// When `ast` is not JSON.
+    pub fn echoed(ast: &str) -> DesiredOp {
+        Hello::named("ast", &format!("[{ast}]"))
+    }
+
     /// The patch that asks for a query by its AST (server names); the hash is that of the text given.
     pub fn ast(ast: &str) -> DesiredOp {
         put(zql_spec::hash::base36(zql_spec::hash::h64(ast)), Some(ast), None)

@@ -17,7 +17,6 @@ use testdata::world::{
 };
 use zql_spec::ast::Ast;
 use zql_spec::naive::{Database, Evaluation};
-use zql_spec::protocol::upstream::DesiredOp;
 
 use crate::truth::Truth;
 
@@ -41,7 +40,7 @@ struct Client {
 impl Client {
     async fn new(server: &str, schema: &str, ast: Ast) -> Client {
         let identity = Identity::fresh(server);
-        let wanted = vec![named(&ast.to_json().to_string()), named(r#"{"table":"tick"}"#)];
+        let wanted = vec![Hello::echoed(&ast.to_json().to_string()), Hello::echoed(r#"{"table":"tick"}"#)];
         let connection = Connection::open(&identity, None, Hello::new(schema, wanted)).await.expect("a socket");
         Client { ast, identity, connection, state: State::new(Keys::from_schema(schema)) }
     }
@@ -66,11 +65,6 @@ impl Client {
         truth.add(database, &self.ast)?;
         truth.check(&self.state, &["tick"])
     }
-}
-
-/// A named query whose argument is the AST that it means.
-pub(crate) fn named(ast: &str) -> DesiredOp {
-    Hello::named("ast", &format!("[{ast}]"))
 }
 
 pub(crate) fn client_schema(data: &DataSet) -> String {

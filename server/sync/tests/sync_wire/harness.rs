@@ -286,7 +286,7 @@ impl Names {
 
 /// A query that the API server of these tests answers with this AST.
 pub(crate) fn query(ast: &str) -> DesiredOp {
-    Hello::named("ast", &format!("[{ast}]"))
+    Hello::echoed(ast)
 }
 
 pub(crate) async fn open(identity: &Identity, cookie: Option<&str>, hello: Hello) -> Connection {

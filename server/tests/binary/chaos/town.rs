@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use protocol_client::{Identity, hash_of};
+use protocol_client::{Hello, Identity, hash_of};
 use serde_json::{Value, json};
 use testdata::world::{ISSUES, QueryGenerator, Rng};
 use tokio::sync::watch;
@@ -12,8 +12,6 @@ use zql_spec::ast::Ast;
 use zql_spec::json::Json;
 use zql_spec::naive::{Database, Evaluation};
 use zql_spec::protocol::upstream::DesiredOp;
-
-use crate::worlds::named;
 
 /// What happened to clients.
 #[derive(Debug)]
@@ -99,7 +97,7 @@ impl Town {
 
     /// The request for a query that is gone as soon as nobody wants it.
     fn wanted(&mut self, text: &str) -> (String, DesiredOp) {
-        let mut query = named(text);
+        let mut query = Hello::echoed(text);
         if let DesiredOp::Put(put) = &mut query {
             put.ttl = Some(0.0);
         }
