@@ -15,7 +15,7 @@ use crate::setup::checks::check_server;
 use crate::setup::shard::{self, Shard};
 use crate::setup::{change_log, publications, slots};
 use crate::stream::Upstream;
-use crate::sync::{OnProgress, Synced, initial_sync, replica_error};
+use crate::sync::{Copying, OnProgress, Synced, initial_sync, replica_error};
 
 /// Sets up the upstream database, opens the replica at `path` or copies it, and gives what is needed to follow
 /// the changes. A copy can take as long as the data needs; `progress` hears of it.
@@ -46,7 +46,8 @@ pub async fn start(config: Config, path: &Path, progress: OnProgress) -> Result<
     let (replica, slot, shard) = match opened {
         Some(opened) => opened,
         None => {
-            let (synced, shard) = initial_sync(&target, &names, &config, server, &mut client, path, &progress).await?;
+            let copying = Copying { target: &target, names: &names, config: &config, path, progress: &progress };
+            let (synced, shard) = initial_sync(&copying, server, &mut client).await?;
             let Synced { replica, slot } = synced;
             clear_reset(path);
             (replica, slot, shard)

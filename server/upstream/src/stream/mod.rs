@@ -37,7 +37,7 @@ use crate::setup::shard::Shard;
 use crate::setup::slots::{self, epoch_ms};
 use crate::sync::replica_error;
 use session::{Inbound, Session};
-use source::PostgresSource;
+use source::{PostgresSource, Reading};
 
 /// First pause before connecting again; doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(25);
@@ -276,10 +276,9 @@ impl Follower {
                 self.check_owner(&client).await?;
             }
             slots::take(&client, &upstream.names, &upstream.slot, &self.context).await?;
-            let source =
-                PostgresSource::open(&upstream.target, &upstream.slot, &upstream.shard.publications, start, timeout)
-                    .await?;
-            Ok::<_, Error>((source, timeout))
+            let (slot, publications) = (&*upstream.slot, &*upstream.shard.publications);
+            let reading = Reading { slot, publications, start, silence: timeout };
+            Ok::<_, Error>((PostgresSource::open(&upstream.target, reading).await?, timeout))
         });
         let (source, timeout) = opened?;
         self.owner = true;

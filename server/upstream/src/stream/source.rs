@@ -96,23 +96,26 @@ pub(crate) struct PostgresSource {
     acknowledged: Lsn,
 }
 
+/// What is read of a slot, and from where on.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub(crate) slot: &'a str,
+    pub(crate) publications: &'a [String],
+    /// The position after the last commit that the replica has.
+    pub(crate) start: u64,
+    /// How long the reader bears to hear nothing.
+    pub(crate) silence: Option<Duration>,
+}
+
 impl PostgresSource {
-    /// Opens the slot after `start`: the position after the last commit that the replica has. `silence` is how long the
-    /// caller bears to hear nothing.
+    /// Opens a slot.
     ///
     /// # Errors
     /// [`Error::ResetRequired`] when the server has given the slot up, [`Error::Stream`] otherwise.
-    pub(crate) async fn open(
-        target: &Target,
-        slot: &str,
-        publications: &[String],
-        start: u64,
-        silence: Option<Duration>,
-    ) -> Result<PostgresSource, Error> {
+    pub(crate) async fn open(target: &Target, reading: Reading<'_>) -> Result<PostgresSource, Error> {
         let mut tries = 0;
         loop {
-            let opening =
-                tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, slot, publications, start, silence));
+            let opening = tokio::time::timeout(CONNECT_TIMEOUT, Self::try_open(target, reading));
             let opened = opening.await.unwrap_or_else(|_| {
                 Err(Error::Stream {
                     context: "open the replication stream".to_owned(),
@@ -136,13 +139,8 @@ impl PostgresSource {
         }
     }
 
-    async fn try_open(
-        target: &Target,
-        slot: &str,
-        publications: &[String],
-        start: u64,
-        silence: Option<Duration>,
-    ) -> Result<PostgresSource, Error> {
+    async fn try_open(target: &Target, reading: Reading<'_>) -> Result<PostgresSource, Error> {
+        let Reading { slot, publications, start, silence } = reading;
         let context = "open the replication stream";
         let mut config = target.replication_config("replicator").await?;
         config.slot = ident(slot);

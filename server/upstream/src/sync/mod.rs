@@ -54,23 +54,29 @@ pub(crate) struct Batch {
     values: Vec<SqliteValue>,
 }
 
+/// What is copied, and where to.
+pub(crate) struct Copying<'a> {
+    pub(crate) target: &'a SharedTarget,
+    pub(crate) names: &'a Names,
+    pub(crate) config: &'a Config,
+    pub(crate) path: &'a Path,
+    pub(crate) progress: &'a OnProgress,
+}
+
 /// Copies everything. On an error the slot is dropped and no file appears.
 pub(crate) async fn initial_sync(
-    target: &SharedTarget,
-    names: &Names,
-    config: &Config,
+    copying: &Copying<'_>,
     server: Server,
     client: &mut Client,
-    path: &Path,
-    progress: &OnProgress,
 ) -> Result<(Synced, Shard), Error> {
+    let Copying { target, names, config, progress, .. } = copying;
     let started = Instant::now();
     progress(Progress::SettingUp);
     let shard = shard::ensure(client, names, &config.publications).await?;
     shard::fix_replica_identities(client, names).await?;
     let new = slots::create(target, client, names, server.version, config.slot_failover).await?;
     let slot = new.slot.clone();
-    match copy(target, names, config, client, path, progress, &shard, new).await {
+    match copy(copying, client, &shard, new).await {
         Ok((replica, rows)) => {
             let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(rows, elapsed_ms, "initial sync complete");
@@ -84,17 +90,13 @@ pub(crate) async fn initial_sync(
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 async fn copy(
-    target: &SharedTarget,
-    names: &Names,
-    config: &Config,
+    copying: &Copying<'_>,
     client: &Client,
-    path: &Path,
-    progress: &OnProgress,
     shard: &Shard,
     new: NewSlot,
 ) -> Result<(Arc<Replica>, u64), Error> {
+    let &Copying { target, names, config, path, progress } = copying;
     let reader = import_snapshot(target, "initial-sync", &new.snapshot).await?;
     let schema = PublishedSchema::read(&reader, &shard.publications).await?;
     validate(&schema)?;
@@ -114,11 +116,11 @@ async fn copy(
     });
     let (batches, incoming) = mpsc::channel(BATCHES_WAITING);
     let workers = config.copy_workers.clamp(1, 64).min(shared.tables.len().max(1));
-    let mut copying = tokio::task::JoinSet::new();
+    let mut running = tokio::task::JoinSet::new();
     for _ in 0..workers {
         let (target, snapshot) = (Arc::clone(target), new.snapshot.clone());
         let (shared, batches) = (Arc::clone(&shared), batches.clone());
-        copying.spawn(async move {
+        running.spawn(async move {
             let result = worker::copy_tables(&target, &snapshot, &shared, &batches).await;
             if result.is_err() {
                 shared.failed.store(true, Ordering::Relaxed);
@@ -132,7 +134,7 @@ async fn copy(
         tokio::task::spawn_blocking(move || load(&path, &origin, &shared, incoming, &progress))
     };
     let mut first_error = None;
-    while let Some(result) = copying.join_next().await {
+    while let Some(result) = running.join_next().await {
         let result = result.map_err(|error| Error::Protocol(format!("a copy worker failed: {error}")));
         if let Err(error) = result.and_then(|result| result) {
             // Those that only stopped because another failed may be seen before it.
