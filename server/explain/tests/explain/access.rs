@@ -73,3 +73,22 @@ fn parameters_of_a_query_are_bound() {
     assert_eq!(bound["totals"]["rowsOut"], 100);
     assert_eq!(bound["query"]["afterPermissions"], "issue.where('owner_id', 'u3')");
 }
+
+/// Each replica may have permissions of its own, and a difference of those is none of the plans.
+#[test]
+fn two_replicas_are_compared_by_the_permissions_of_a_file_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (a, b) = (replica(folder, "a.db", &[]), replica(folder, "b.db", &[]));
+    let rules = folder.join("rules.json");
+    std::fs::write(&rules, RULES).unwrap();
+    let arguments = ["--compare", path(&a), path(&b), "--query", "issue", "--auth-data", r#"{"sub":"u3"}"#];
+    let error = run(folder, &[&arguments[..], &["--apply-permissions"]].concat()).1.unwrap_err();
+    assert_eq!(error, "two replicas may have two sets of permissions: --apply-permissions=FILE names one");
+    let narrowed = report(folder, &[&arguments[..], &[&format!("--apply-permissions={}", path(&rules))]].concat());
+    for side in ["a", "b"] {
+        let report = &narrowed["comparisons"][0][side];
+        assert_eq!(report["query"]["afterPermissions"], "issue.where('owner_id', 'u3')", "{side}");
+        assert_eq!(report["totals"]["rowsOut"], 100, "{side}");
+    }
+}
