@@ -7,19 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, FromArgMatches};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use testdata::postgres::{Options, Postgres};
 use testdata::sync_server::Program;
 use zql_spec::conformance::Case;
 
 use crate::fuzz::fuzz;
 use crate::lanes::{Subject, run_all};
+use crate::progress;
 use crate::report::{self, Format};
 use crate::suite::Suite;
 use crate::target::{Target, own_program};
-
-/// How often the sign that something is being started moves.
-const TICK: Duration = Duration::from_millis(100);
 
 /// Run the test suite of ZQL on implementations of it.
 #[derive(Debug, Args)]
@@ -121,6 +119,12 @@ fn new_seed() -> u64 {
     now.map_or(1, |since| since.as_millis() as u64)
 }
 
+/// A Postgres, or why it is needed and what can be done without it.
+fn needed<T>(started: Result<T>, for_servers: bool) -> Result<T> {
+    let without = if for_servers { "" } else { "; without one: --on naive,in-process" };
+    started.with_context(|| format!("a private Postgres is needed{without}"))
+}
+
 impl Conformance {
     /// Runs; tells whether nothing failed.
     fn run(&self) -> Result<bool> {
@@ -137,16 +141,11 @@ impl Conformance {
             print!("{}", suite.matrix()?.print());
             return Ok(true);
         }
-        let starting = self.starting();
+        let starting = progress::starting(progress::target(self.format));
         let on = self.on();
         let postgres = if on.contains(&Kind::Postgres) || !self.server.is_empty() {
             starting.set_message("a private Postgres is started");
-            let without = match self.server.is_empty() {
-                true => "; without one: --on naive,in-process",
-                false => "",
-            };
-            let started = Postgres::start(Options::default());
-            Some(started.with_context(|| format!("a private Postgres is needed{without}"))?)
+            Some(needed(Postgres::start(Options::default()), !self.server.is_empty())?)
         } else {
             None
         };
@@ -165,7 +164,8 @@ impl Conformance {
         let wanted = |file: &str, case: &Case| {
             self.filter.is_empty() || self.filter.iter().any(|text| file.contains(text) || case.name.contains(text))
         };
-        let progress = self.progress();
+        let what = if self.fuzz { "seconds" } else { "cases" };
+        let progress = progress::running(progress::target(self.format), what);
         let results = if self.fuzz {
             let seed = self.seed.unwrap_or_else(new_seed);
             if self.format == Format::Text {
@@ -228,25 +228,23 @@ impl Conformance {
             (None, None) => vec![Kind::Naive, Kind::InProcess, Kind::Postgres],
         }
     }
+}
 
-    /// What is shown in a terminal while servers start, which takes seconds.
-    fn starting(&self) -> ProgressBar {
-        let starting = ProgressBar::new_spinner();
-        if self.format != Format::Text {
-            starting.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        starting.enable_steady_tick(TICK);
-        starting
-    }
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
 
-    fn progress(&self) -> ProgressBar {
-        let progress = ProgressBar::new(0);
-        if self.format != Format::Text {
-            progress.set_draw_target(ProgressDrawTarget::hidden());
+    use super::*;
+
+    #[test]
+    fn who_has_no_postgres_is_told_what_to_install_and_what_can_be_run_without() {
+        for (for_servers, expected) in [
+            (false, "a private Postgres is needed; without one: --on naive,in-process: no initdb"),
+            // A server that is started replicates from it.
+            (true, "a private Postgres is needed: no initdb"),
+        ] {
+            let error = needed::<()>(Err(anyhow!("no initdb")), for_servers).unwrap_err();
+            assert_eq!(format!("{error:#}"), expected);
         }
-        let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}  {elapsed}");
-        progress.set_message(if self.fuzz { "seconds" } else { "cases" });
-        progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        progress
     }
 }

@@ -11,6 +11,7 @@ mod fuzz;
 mod in_process;
 mod lanes;
 mod postgres;
+mod progress;
 mod report;
 mod suite;
 mod target;

@@ -171,6 +171,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn results() -> Vec<CaseResult> {
@@ -194,6 +196,12 @@ mod tests {
     #[test]
     fn json_counts_and_lists() {
         let value: Value = serde_json::from_str(&print(&results(), Format::Json)).unwrap();
+        let keys = |value: &Value| {
+            let keys: BTreeSet<String> = value.as_object().unwrap().keys().cloned().collect();
+            keys.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&value), ["cases", "failed", "passed", "skipped"]);
+        assert_eq!(keys(&value["cases"][0]), ["backend", "case", "file", "line", "message", "outcome", "seconds"]);
         assert_eq!((&value["passed"], &value["failed"], &value["skipped"]), (&json!(2), &json!(1), &json!(1)));
         assert_eq!(value["cases"][1]["outcome"], "failed");
         assert_eq!(value["cases"].as_array().unwrap().len(), 4);

@@ -1,7 +1,9 @@
 //! The test suite of the language on everything that this project has: naive evaluator, planner and engine, Postgres by
 //! SQL, and this server over the wire; and the command that runs it.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -48,6 +50,35 @@ fn every_case_passes_everywhere() {
 fn random_rounds_agree_with_the_naive_evaluator() {
     let (report, code) = report(&["--fuzz", "--seconds", "4", "--seed", "1", "--on", "in-process,postgres"]);
     assert!(code == Some(0) && report["passed"].as_u64() > Some(10), "{:#?}", failed(&report));
+}
+
+/// Who pipes the output gets results and nothing that moves.
+#[test]
+fn nothing_moves_where_nobody_watches() {
+    let output = conformance(&["windows", "--on", "naive"]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("naive") && !text.contains('\u{1b}') && !text.contains('\r'), "{text}");
+}
+
+/// Random rounds are run by one client: more servers would only be waited for.
+#[test]
+fn random_rounds_start_one_server_and_cases_as_many_as_are_wanted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (program, started) = (folder.path().join("zql"), folder.path().join("started"));
+    let script =
+        format!("#!/bin/sh\necho started >> {}\nexec {} \"$@\"\n", started.display(), crate::binary().display());
+    std::fs::write(&program, script).expect("a program that tells when it is started");
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("one that can be run");
+    for (arguments, servers) in [(&["--fuzz", "--seconds", "1", "--seed", "1"][..], 1), (&["windows"], 2)] {
+        std::fs::write(&started, "").expect("nothing was started");
+        let mut run = Command::new(crate::binary());
+        run.args(["conformance", "--on", "none", "--server", "zql", "--instances", "2"]).args(arguments);
+        let output = run.env("ZQL_BIN", &program).output().expect("the suite runs");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(std::fs::read_to_string(&started).expect("a list").lines().count(), servers, "{arguments:?}");
+    }
 }
 
 const DATA: &str = r#"{"tables": {"t": {"primaryKey": ["id"], "columns": {"id": {"type": "string", "pg": "text"}},
