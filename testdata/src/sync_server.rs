@@ -32,6 +32,14 @@ impl Program {
             Program::Zql(_) => "zql",
         }
     }
+
+    /// The app that a server of this kind is started as; its schemas in the database begin with that name.
+    pub fn app(&self) -> &'static str {
+        match self {
+            Program::ZeroCache => "reference",
+            Program::Zql(_) => "zql",
+        }
+    }
 }
 
 /// A server with its place on disk and its port, which it keeps when it is started again.
@@ -67,15 +75,11 @@ impl SyncServer {
         std::fs::create_dir_all(folder)?;
         // zero-cache takes the two ports after its own as well.
         let port = free_port(2)?;
-        let app = match program {
-            Program::ZeroCache => "reference",
-            Program::Zql(_) => "zql",
-        };
         let mut environment = vec![
             ("ZERO_UPSTREAM_DB", database.to_owned()),
             ("ZERO_REPLICA_FILE", folder.join("replica.db").display().to_string()),
             ("ZERO_PORT", port.to_string()),
-            ("ZERO_APP_ID", app.to_owned()),
+            ("ZERO_APP_ID", program.app().to_owned()),
             ("ZERO_QUERY_URL", query_url.to_owned()),
             ("ZERO_ADMIN_PASSWORD", "test".to_owned()),
             ("ZERO_LOG_LEVEL", "warn".to_owned()),

@@ -47,9 +47,16 @@ impl StaticParams<'_> {
     }
 
     fn bind_position(&self, position: &mut ValuePosition) {
-        if let ValuePosition::Static { anchor, field, .. } = position {
-            let literal = self.literal(*anchor, field);
+        if let Some(literal) = self.bound(position) {
             *position = ValuePosition::Literal(literal);
+        }
+    }
+
+    /// What a parameter is bound to; nothing for what is no parameter.
+    pub(crate) fn bound(&self, position: &ValuePosition) -> Option<Literal> {
+        match position {
+            ValuePosition::Static { anchor, field, .. } => Some(self.literal(*anchor, field)),
+            ValuePosition::Column(_) | ValuePosition::Literal(_) => None,
         }
     }
 

@@ -54,7 +54,7 @@ impl Round {
             transaction
         });
         let transactions = transactions.collect();
-        Round { data, query: Query { ast, format: Format::default() }, transactions }
+        Round { data, query: Query::new(ast, Format::default()), transactions }
     }
 
     /// Runs it on a backend.
@@ -134,7 +134,7 @@ impl Round {
         };
         let round = |case: &world::Case| Round {
             data: Arc::clone(&self.data),
-            query: Query { ast: case.ast.clone(), format: Format::default() },
+            query: Query::new(case.ast.clone(), Format::default()),
             transactions: case.transactions.clone(),
         };
         let small = shrink(case, &mut |case| {

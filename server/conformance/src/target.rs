@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
 use testdata::postgres::Postgres;
 use testdata::sync_server::{Program, SyncServer};
 use testdata::world::{data_sql, schema_sql};
@@ -22,6 +23,9 @@ use crate::wire::{Wire, probe};
 
 /// The table of counts.
 pub(crate) const MARKS: &str = "zql_conformance";
+
+/// By which servers that are started here know the tokens of the suite's users.
+const SECRET: &str = "a secret of the suite";
 
 /// How often dropping the tables is tried when a signal comes: cases still run then, and Postgres may find that they and the
 /// drop wait for each other, and end the drop.
@@ -39,6 +43,8 @@ pub(crate) struct Target {
     pub(crate) own: bool,
     /// Whether the tables came after the server, which may not know them at once.
     pub(crate) late: bool,
+    /// The secret by which it knows tokens, if it lets whoever shows one see all rows of the data sets.
+    pub(crate) secret: Option<&'static str>,
     runtime: Runtime,
     clean_up: Option<String>,
     server: Option<SyncServer>,
@@ -54,10 +60,22 @@ impl Target {
         runtime.block_on(execute(&upstream, &create(data)))?;
         let api = runtime.block_on(query_api::serve(([127, 0, 0, 1], 0).into(), query_api::argument))?;
         let folder = tempfile::Builder::new().prefix("zql-conformance-").tempdir()?;
-        let server = SyncServer::start(program, &upstream, &api, folder.path())?;
+        let app = program.app();
+        let server = SyncServer::start_with(program, &upstream, &api, folder.path(), &[("ZERO_AUTH_SECRET", SECRET)])?;
+        runtime.block_on(execute(&upstream, &permit(app, data)))?;
         let url = server.url();
-        let (server, _folder) = (Some(server), Some(folder));
-        Ok(Target { name, url, upstream, own, late: false, runtime, clean_up: None, server, _folder })
+        Ok(Target {
+            name,
+            url,
+            upstream,
+            own,
+            late: false,
+            secret: Some(SECRET),
+            runtime,
+            clean_up: None,
+            server: Some(server),
+            _folder: Some(folder),
+        })
     }
 
     /// Takes a server that runs: makes the data sets' tables in its upstream database and drops them at the end, also if
@@ -106,6 +124,7 @@ impl Target {
             upstream: upstream.to_owned(),
             own: false,
             late: true,
+            secret: None,
             runtime,
             clean_up: Some(clean_up),
             server: None,
@@ -156,6 +175,14 @@ fn create(data: &[Arc<DataSet>]) -> String {
         sql.push_str(&data_sql(definition, &data.database));
     }
     sql
+}
+
+/// Lets everybody see every row of the data sets: queries of a client's own see nothing otherwise.
+fn permit(app: &str, data: &[Arc<DataSet>]) -> String {
+    let rules = json!({ "row": { "select": [["allow", { "type": "and", "conditions": [] }]] } });
+    let names = data.iter().flat_map(|data| &data.tables).map(|table| table.name.to_string());
+    let tables: Map<String, Value> = names.map(|name| (name, rules.clone())).collect();
+    format!("UPDATE {app}.permissions SET permissions = '{}'", json!({ "tables": tables }))
 }
 
 fn drop_all(data: &[Arc<DataSet>]) -> String {

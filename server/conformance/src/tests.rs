@@ -5,7 +5,7 @@
 mod growth;
 
 use testdata::world::{create_replica, multiply};
-use zql_spec::conformance::parse_query;
+use zql_spec::conformance::query_of;
 
 use self::growth::{LARGER, visits};
 use crate::definition::definition;
@@ -27,7 +27,7 @@ fn queries_visit_no_more_than_their_share() {
         });
         let files = suite.files.iter().filter(|(_, file)| *file.data == *data.name);
         for case in files.flat_map(|(_, file)| &file.cases) {
-            let Ok(query) = parse_query(&case.query, data) else { continue };
+            let Ok(query) = query_of(case, data) else { continue };
             run += usize::from(visits(&case.name, &snapshots, &query.ast).is_some());
         }
     }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use jsonwebtoken::EncodingKey;
 use protocol_client::{Connection, Error, Event, Hello, Identity, Keys, State, hash_of};
 use testdata::world::operations_sql;
 use tokio::runtime::Runtime;
 use tokio_postgres::NoTls;
 use zql_spec::ast::{Ast, Condition, Literal, SimpleOperator, ValuePosition};
 use zql_spec::client_schema::{ClientTable, ClientType};
-use zql_spec::conformance::{Backend, BackendError, DataSet, Held, Query, Reply};
+use zql_spec::conformance::{Asked, Backend, BackendError, DataSet, Held, Query, Reply};
 use zql_spec::json::Json;
 use zql_spec::naive::{Database, Operation, Row};
 use zql_spec::protocol::error::ErrorKind;
@@ -71,6 +72,7 @@ pub(crate) struct Wire {
     marks: i32,
     own: bool,
     late: bool,
+    secret: Option<&'static str>,
     running: Option<Running>,
 }
 
@@ -96,7 +98,8 @@ impl Wire {
         let mark = format!("INSERT INTO {MARKS} VALUES ('{lane}', 0)");
         runtime.block_on(upstream.batch_execute(&mark)).context("the table of counts")?;
         let (name, url) = (target.name.clone(), target.url.clone());
-        Ok(Wire { name, url, lane, runtime, upstream, marks: 0, own: target.own, late: target.late, running: None })
+        let Target { own, late, secret, .. } = *target;
+        Ok(Wire { name, url, lane, runtime, upstream, marks: 0, own, late, secret, running: None })
     }
 
     fn commit(&mut self, data: &DataSet, transaction: &[Operation]) -> Result<(), BackendError> {
@@ -167,12 +170,17 @@ impl Wire {
             }),
             ..Ast::default()
         };
-        let asts = query.map(|query| &query.ast).into_iter().chain([&marks]);
-        let wanted: Vec<_> = asts.map(|ast| Hello::named("ast", &format!("[{}]", ast.to_json()))).collect();
+        let named = |ast: &Ast| Hello::echoed(&ast.to_json().to_string());
+        let mut wanted = vec![named(&marks)];
+        wanted.extend(query.map(|query| match &query.asked {
+            // The server binds parameters in queries of a client's own, not in what an application makes of a name.
+            Some(asked) => Hello::ast(&asked.written.to_json().to_string()),
+            None => named(&query.ast),
+        }));
+        let identity = self.identity(query.and_then(|query| query.asked.as_ref())).map_err(Unopened::Lost)?;
         let hashes: Vec<String> = wanted.iter().filter_map(|op| hash_of(op).map(str::to_owned)).collect();
         let schema = Self::schema(data);
         let follow = async {
-            let identity = Identity::fresh(&self.url);
             let mut connection = Connection::open(&identity, None, Hello::new(&schema, wanted)).await?;
             let mut state = State::new(Keys::from_schema(&schema));
             while !hashes.iter().all(|hash| state.got.contains(hash)) || mark(&state) != Some(self.marks) {
@@ -197,6 +205,17 @@ impl Wire {
             Ok(Err(error)) => Err(Unopened::Lost(error.to_string())),
             Err(_) => Err(Unopened::Lost("the query does not become complete".into())),
         }
+    }
+
+    /// A new client, of a user with these claims.
+    fn identity(&self, asked: Option<&Asked>) -> Result<Identity, String> {
+        let fresh = Identity::fresh(&self.url);
+        let user = asked.and_then(|asked| Some((asked, asked.claims.get("sub")?.as_str()?)));
+        let (Some((asked, user)), Some(secret)) = (user, self.secret) else { return Ok(fresh) };
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        let token = jsonwebtoken::encode(&jsonwebtoken::Header::default(), &asked.claims, &key);
+        let auth = Some(token.map_err(|error| error.to_string())?);
+        Ok(Identity { user_id: Some(user.to_owned()), auth, ..fresh })
     }
 
     fn reply(&self) -> Result<Reply, BackendError> {
@@ -241,6 +260,9 @@ impl Backend for Wire {
     }
 
     fn begin(&mut self, data: &Arc<DataSet>, query: &Query) -> Result<Reply, BackendError> {
+        if query.asked.is_some() && self.secret.is_none() {
+            return Ok(Reply::Skipped("it is not known by which secret the server knows users".into()));
+        }
         let begun = Instant::now();
         let opened = loop {
             match self.open(Some(data), Some(query)) {

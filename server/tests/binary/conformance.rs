@@ -167,6 +167,21 @@ fn a_server_that_runs_is_tested_and_its_database_left_as_it_was() {
     assert!(error.contains("has tables that are called as those of the suite (issue)"), "{error}");
 }
 
+/// Who can show a token that the server takes, the suite cannot know.
+#[test]
+fn queries_of_users_are_not_asked_of_a_server_that_runs() {
+    let live = Live::start();
+    let url = live.running.url();
+    let arguments = live.arguments(&url, &live.queries);
+    let (report, code) = report(&[&arguments[..6], &["parameters"]].concat());
+    assert_eq!((code, &report["passed"], &report["failed"]), (Some(0), &Value::from(0), &Value::from(0)));
+    let cases = report["cases"].as_array().expect("cases");
+    assert!(cases.len() > 40, "{cases:?}");
+    for case in cases {
+        assert_eq!(case["message"], "it is not known by which secret the server knows users");
+    }
+}
+
 /// What cannot work is told at once, and nothing stays in the database.
 #[test]
 fn a_server_that_cannot_be_tested_is_told_at_once() {

@@ -7,15 +7,42 @@ use super::dataset::DataSet;
 use super::tree::Tree;
 use crate::ast::Ast;
 use crate::format::Format;
+use crate::json::Json;
 use crate::naive::{Database, Evaluation, Operation, Row};
+use crate::static_params::StaticParams;
 
 /// A query with the shape of its result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
-    /// The query, in the names of the server.
+    /// The query, in the names of the server. Its static parameters are bound if it is known who asks.
     pub ast: Ast,
     /// The shape.
     pub format: Format,
+    /// Who asks what, if that is known: an implementation that binds parameters itself is to be asked so.
+    pub asked: Option<Asked>,
+}
+
+impl Query {
+    /// A query of nobody in particular.
+    pub fn new(ast: Ast, format: Format) -> Query {
+        Query { ast, format, asked: None }
+    }
+
+    /// The same, of a user with these claims.
+    pub fn by(mut self, claims: &Json) -> Query {
+        let written = self.ast.clone();
+        StaticParams { auth_data: Some(claims), pre_mutation_row: None }.bind(&mut self.ast);
+        Query { asked: Some(Asked { claims: claims.clone(), written }), ..self }
+    }
+}
+
+/// A query as a user with claims asks it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// The claims of the user's token.
+    pub claims: Json,
+    /// The query with its static parameters.
+    pub written: Ast,
 }
 
 /// What a backend says.

@@ -3,9 +3,10 @@
 //! Reading and writing are inverse, so that filling in expectations changes nothing else in a file.
 
 use super::CaseError;
+use crate::json::Json;
 
 /// A file of cases that share a data set.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct CaseFile {
     /// Comment lines above all.
     pub comments: Vec<String>,
@@ -16,7 +17,7 @@ pub struct CaseFile {
 }
 
 /// A query, what it gives, and what transactions change in that.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Case {
     /// The line of its name.
     pub line: usize,
@@ -28,6 +29,8 @@ pub struct Case {
     pub defects: Vec<String>,
     /// The query, as fluent text or JSON; may have several lines.
     pub query: String,
+    /// The claims of the user who asks, to which static parameters are bound; without them, nobody binds any.
+    pub claims: Option<Json>,
     /// The first answer; none until it is filled in.
     pub answer: Option<Expected>,
     /// What happens then.
@@ -100,6 +103,9 @@ impl CaseFile {
             case.comments.iter().for_each(|comment| line(comment));
             line(&format!("case {}", case.name));
             case.query.lines().for_each(|text| line(&format!("  {text}")));
+            if let Some(claims) = &case.claims {
+                line(&format!("claims {claims}"));
+            }
             if !case.defects.is_empty() {
                 line(&format!("defect {}", case.defects.join(" ")));
             }
@@ -174,6 +180,13 @@ impl Reader<'_> {
         if query.is_empty() {
             return Err(CaseError::new(line, "a case has a query"));
         }
+        let claims = match self.heading("claims")? {
+            Some((at, text)) => match Json::parse(&text) {
+                Ok(claims) if claims.as_object().is_some() => Some(claims),
+                _ => return Err(CaseError::new(at, "claims are an object in JSON")),
+            },
+            None => None,
+        };
         let defects = match self.heading("defect")? {
             Some((_, defects)) => defects.split_whitespace().map(str::to_owned).collect(),
             None => Vec::new(),
@@ -191,6 +204,6 @@ impl Reader<'_> {
             let change = if self.heading("change")?.is_some() { Some(self.block()) } else { None };
             steps.push(Step { note, operations, change });
         }
-        Ok(Case { line, comments, name, defects, query, answer, steps })
+        Ok(Case { line, comments, name, defects, query, claims, answer, steps })
     }
 }

@@ -20,14 +20,14 @@ mod runner;
 mod tests;
 mod tree;
 
-pub use backend::{Backend, BackendError, Held, Naive, Query, Reply};
+pub use backend::{Asked, Backend, BackendError, Held, Naive, Query, Reply};
 pub use change::change;
 pub use dataset::{DataColumn, DataSet, DataTable, PG_TYPES};
 pub use defects::Defects;
 pub use edit::{operations, print_operation};
 pub use file::{Case, CaseFile, Expected, Step};
 pub use matrix::Matrix;
-pub use runner::{Outcome, check_held, check_rows, complete, parse_query, run};
+pub use runner::{Outcome, check_held, check_rows, complete, query_of, run};
 pub use tree::{Tree, TreeNode};
 
 /// Why a case or data set cannot be read.

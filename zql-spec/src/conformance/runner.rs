@@ -26,19 +26,25 @@ pub enum Outcome {
     Skipped(String),
 }
 
-/// The query of a case: fluent text over the data set's schema, or an AST as JSON.
+/// The query of a case, bound to the claims of whoever asks.
 ///
 /// # Errors
-/// When it is neither.
-pub fn parse_query(text: &str, data: &DataSet) -> Result<Query, String> {
+/// When it cannot be read.
+pub fn query_of(case: &Case, data: &DataSet) -> Result<Query, String> {
+    let query = parse_query(&case.query, data)?;
+    Ok(case.claims.iter().fold(query, Query::by))
+}
+
+/// A query: fluent text over the data set's schema, or an AST as JSON.
+pub(super) fn parse_query(text: &str, data: &DataSet) -> Result<Query, String> {
     if text.trim_start().starts_with('{') {
         let json = Json::parse(text).map_err(|error| error.to_string())?;
         let ast = Ast::parse_strict(&json).map_err(|error| error.to_string())?;
-        return Ok(Query { ast, format: Format::default() });
+        return Ok(Query::new(ast, Format::default()));
     }
     let query = query_text::parse_with(text, &data.zero).map_err(|error| error.to_string())?;
     let ast = data.zero.to_server(&query.ast).map_err(|error| error.to_string())?;
-    Ok(Query { ast, format: query.format })
+    Ok(Query::new(ast, query.format))
 }
 
 /// Runs a case. Whatever happens, the backend is brought to the end of it.
@@ -46,7 +52,7 @@ pub fn parse_query(text: &str, data: &DataSet) -> Result<Query, String> {
 /// # Errors
 /// When the backend broke, which may spoil what comes after.
 pub fn run(case: &Case, data: &Arc<DataSet>, backend: &mut dyn Backend) -> Result<Outcome, BackendError> {
-    let query = match parse_query(&case.query, data) {
+    let query = match query_of(case, data) {
         Ok(query) => query,
         Err(what) => return Ok(Outcome::Failed(format!("the query cannot be read: {what}"))),
     };
@@ -167,7 +173,7 @@ fn comparable(row: &Row) -> Row {
 /// # Errors
 /// When the query or a transaction cannot be read.
 pub fn complete(case: &mut Case, data: &Arc<DataSet>) -> Result<(), String> {
-    let query = parse_query(&case.query, data)?;
+    let query = query_of(case, data)?;
     let mut naive = Naive::default();
     let answer = |reply: Result<Reply, BackendError>| reply.map_err(|error| error.to_string());
     let mut tree = match answer(naive.begin(data, &query))? {

@@ -57,6 +57,16 @@ change
   + "i 9" { comments [] } first
   in i3.comments: - i3/-1.5
 
+case whose issue it is
+  issue.where('title', authParam('sub')).whereExists('comments', q => q.where('n', 'IN', authParam(['may', 'see'])))
+claims {"sub":"a","may":{"see":[2]}}
+rows
+  i1
+transaction
+  delete comment i1/2
+change
+  - i1
+
 case refusals
   issue.where('title', 'LIKE', 'a\\')
 refused
@@ -76,6 +86,8 @@ fn files_are_written_as_they_were_read() {
         ("", "line 1: expected `data NAME`"),
         ("data x\nquery", "line 2: expected `case NAME`, not \"query\""),
         ("data x\ncase a\n", "line 2: a case has a query"),
+        ("data x\ncase a\n  t\nclaims [1]", "line 4: claims are an object in JSON"),
+        ("data x\ncase a\n  t\nclaims", "line 4: claims are an object in JSON"),
         ("data x\ncase a\n  t\ncase a\n  t", "line 4: a case has a name of its own"),
         ("data x\n# lost\n", "line 0: comments after the last case"),
     ] {
@@ -125,11 +137,8 @@ fn faults_are_found() {
         let mut backend = Faulty { naive: Naive::default(), fault };
         file.cases.iter().map(|case| run(case, &data(), &mut backend).unwrap()).collect()
     };
-    assert_eq!(outcomes(|reply| reply), [Outcome::Passed, Outcome::Passed]);
-    assert_eq!(
-        outcomes(|_| Reply::Skipped("no".into())),
-        [Outcome::Skipped("no".into()), Outcome::Skipped("no".into())]
-    );
+    assert_eq!(outcomes(|reply| reply), vec![Outcome::Passed; file.cases.len()]);
+    assert_eq!(outcomes(|_| Reply::Skipped("no".into())), vec![Outcome::Skipped("no".into()); file.cases.len()]);
     let faults: [fn(Reply) -> Reply; 3] = [
         |reply| match reply {
             Reply::Answer(mut tree) => {
@@ -139,7 +148,7 @@ fn faults_are_found() {
             other => other,
         },
         |reply| match reply {
-            Reply::Answer(mut tree) => {
+            Reply::Answer(mut tree) if tree.rows.len() > 1 => {
                 tree.rows[0].row = tree.rows[1].row.clone();
                 Reply::Answer(tree)
             }
@@ -181,7 +190,7 @@ fn operations_that_make_no_sense_are_refused() {
 fn documents_are_equal_whatever_the_order_of_their_keys() {
     let data = data();
     let Reply::Answer(mut tree) =
-        Naive::default().begin(&data, &parse_query("issue.where('id', 'i1')", &data).unwrap()).unwrap()
+        Naive::default().begin(&data, &runner::parse_query("issue.where('id', 'i1')", &data).unwrap()).unwrap()
     else {
         panic!("an answer");
     };
@@ -214,13 +223,15 @@ fn gaps_are_counted() {
     let file = CaseFile::parse(FILE).unwrap();
     matrix.add("small", &file, &data()).unwrap();
     let text = matrix.print();
-    assert_eq!(matrix.len(), 2);
+    assert_eq!(matrix.len(), 3);
     for line in [
         "| string LIKE, not null | 1 | · | · | · | · | · | · | · |",
+        "| parameter | 1 | · | · | · | · | · | · | · |",
+        "| parameter that is a list | · | · | · | · | 1 | · | · | · |",
         "| order and limit | 1 | · | · | · | · | · | · | · |",
         "| related, one | · | 1 | · | · | – | – | – | – |",
-        "| delete: goes | 1 | · | 1 | · | · | · | · | · |",
-        "| jsonb | 3 | · | – | – | – | · |",
+        "| delete: goes | 1 | · | 1 | · | 1 | · | · | · |",
+        "| jsonb | 4 | · | – | – | – | · |",
         "| insert: moves | – | – | – | – | – | – | – | – |",
     ] {
         assert!(text.contains(line), "{line}\n{text}");

@@ -54,7 +54,7 @@ impl Place {
 }
 
 /// The constructs that are counted, and whether an EXISTS subquery may have them.
-const CONSTRUCTS: [(&str, bool); 40] = [
+const CONSTRUCTS: [(&str, bool); 44] = [
     ("no filter", true),
     ("and", true),
     ("or", true),
@@ -63,6 +63,10 @@ const CONSTRUCTS: [(&str, bool); 40] = [
     ("always true", true),
     ("always false", true),
     ("literal = literal", true),
+    ("parameter", true),
+    ("parameter on the left", true),
+    ("parameter that is a list", true),
+    ("parameter without a claim", true),
     ("exists", true),
     ("not exists", true),
     ("exists in and", true),
@@ -142,7 +146,7 @@ impl Matrix {
 
     fn add_case(&mut self, case: &Case, data: &DataSet) -> Result<(), String> {
         let query = parse_query(&case.query, data)?;
-        let mut walk = Walk { matrix: self, data, tables: Vec::new() };
+        let mut walk = Walk { matrix: self, data, claims: case.claims.as_ref(), tables: Vec::new() };
         walk.level(&query.ast, Place::Root);
         let tables = walk.tables;
         let mut database = data.database.clone();
@@ -271,7 +275,7 @@ impl Matrix {
             },
             Table {
                 title: "Constructs",
-                about: "",
+                about: "A parameter is a static one that is bound to the claims of whoever asks.\n",
                 head: "construct",
                 columns: places.clone(),
                 rows: constructs.collect(),

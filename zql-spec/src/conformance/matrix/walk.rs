@@ -5,13 +5,17 @@ use std::sync::Arc;
 use super::{LITERALS, Matrix, Place, count};
 use crate::ast::{Ast, Condition, CorrelatedSubquery, Direction, Literal, SimpleOperator, System, ValuePosition};
 use crate::conformance::dataset::DataSet;
+use crate::json::Json;
 use crate::schema::{Column, Table};
+use crate::static_params::StaticParams;
 use crate::value::Value;
 
 /// Goes through a query and counts.
 pub(super) struct Walk<'m> {
     pub(super) matrix: &'m mut Matrix,
     pub(super) data: &'m DataSet,
+    /// The claims of whoever asks.
+    pub(super) claims: Option<&'m Json>,
     /// The tables of the query with their places, as they are come by.
     pub(super) tables: Vec<(Arc<str>, Place)>,
 }
@@ -92,16 +96,19 @@ impl Walk<'_> {
                 }
                 conditions.iter().for_each(|child| self.condition(child, table, place, Some(is_and)));
             }
-            Condition::Simple { op, left, right } => match left {
-                ValuePosition::Column(name) => self.comparison(*op, table, name, right, place),
-                ValuePosition::Literal(literal) => {
-                    count(&mut self.matrix.constructs, "literal = literal", place);
-                    if let Some(at) = literal_type(literal) {
-                        self.matrix.literals.entry(op.name()).or_default()[at] += 1;
+            Condition::Simple { op, left, right } => {
+                self.parameters(left, right, place);
+                match left {
+                    ValuePosition::Column(name) => self.comparison(*op, table, name, right, place),
+                    ValuePosition::Literal(literal) => {
+                        count(&mut self.matrix.constructs, "literal = literal", place);
+                        if let Some(at) = literal_type(literal) {
+                            self.matrix.literals.entry(op.name()).or_default()[at] += 1;
+                        }
                     }
+                    ValuePosition::Static { .. } => {}
                 }
-                ValuePosition::Static { .. } => {}
-            },
+            }
             Condition::Exists { related, negated, flip, scalar } => {
                 self.joined(related, table);
                 let by_junction = junction(related);
@@ -131,6 +138,22 @@ impl Walk<'_> {
                 };
                 self.level(&related.subquery, child);
             }
+        }
+    }
+
+    /// Static parameters that are bound: where one stands and what it is bound to.
+    fn parameters(&mut self, left: &ValuePosition, right: &ValuePosition, place: Place) {
+        let Some(claims) = self.claims else { return };
+        let params = StaticParams { auth_data: Some(claims), pre_mutation_row: None };
+        for (position, is_left) in [(left, true), (right, false)] {
+            let Some(literal) = params.bound(position) else { continue };
+            let name = match literal {
+                Literal::Value(Value::Null) => "parameter without a claim",
+                Literal::List(_) => "parameter that is a list",
+                Literal::Value(_) if is_left => "parameter on the left",
+                Literal::Value(_) => "parameter",
+            };
+            count(&mut self.matrix.constructs, name, place);
         }
     }
 
