@@ -235,10 +235,10 @@ impl Hub {
     }
 
     /// Whether a connection's user may join its group, as far as is known before it does.
-    pub(crate) fn check_pinned_user(&self, group: &str, user: Option<&str>) -> Result<(), ErrorBody> {
+    pub(crate) fn check_pinned_user(&self, group: &str, user: Option<&str>) -> Result<(), Box<ErrorBody>> {
         let groups = self.groups.lock();
         match groups.get(group).and_then(|group| group.shared.pinned_user.get()) {
-            Some(pinned) if pinned.as_deref() != user => Err(pinned_user_error()),
+            Some(pinned) if pinned.as_deref() != user => Err(Box::new(pinned_user_error())),
             _ => Ok(()),
         }
     }

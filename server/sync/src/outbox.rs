@@ -128,13 +128,13 @@ impl Outbox {
     }
 
     /// Says what is wrong and closes the connection.
-    pub(crate) fn fail(&self, error: ErrorBody) {
-        let _ = self.sender.send(Outgoing::Close { error: Some(Box::new(error)), code: None });
+    pub(crate) fn fail(&self, error: impl Into<Box<ErrorBody>>) {
+        let _ = self.sender.send(Outgoing::Close { error: Some(error.into()), code: None });
     }
 
     /// Closes the connection with a code, after saying what is wrong if there is something to say.
-    pub(crate) fn close_with(&self, error: Option<ErrorBody>, code: u16, reason: String) {
-        let _ = self.sender.send(Outgoing::Close { error: error.map(Box::new), code: Some((code, reason)) });
+    pub(crate) fn close_with(&self, error: Option<Box<ErrorBody>>, code: u16, reason: String) {
+        let _ = self.sender.send(Outgoing::Close { error, code: Some((code, reason)) });
     }
 
     /// Waits until the socket is gone, or closed from this side.

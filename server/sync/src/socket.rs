@@ -104,7 +104,7 @@ pub(crate) async fn serve(socket: Socket, request: UpgradeRequest, hub: Arc<Hub>
 
 /// Why a connection is not accepted.
 struct Refusal {
-    error: Option<ErrorBody>,
+    error: Option<Box<ErrorBody>>,
     code: Option<(u16, String)>,
 }
 
@@ -113,7 +113,7 @@ impl Refusal {
         Refusal { error: None, code: Some((CLOSE_PROTOCOL, reason)) }
     }
 
-    fn auth(error: ErrorBody) -> Self {
+    fn auth(error: Box<ErrorBody>) -> Self {
         Refusal { code: Some((CLOSE_AUTH, error.message.clone())), error: Some(error) }
     }
 }
@@ -147,12 +147,12 @@ impl Reader {
         }
         let token = hidden.auth_token.unwrap_or_default();
         let resolved = self.hub.authenticator.resolve(None, &token, params.user_id.as_deref()).await;
-        if let Change::To(auth) = resolved.map_err(|error| Refusal::auth(*error))? {
+        if let Change::To(auth) = resolved.map_err(Refusal::auth)? {
             self.auth = Some(auth);
         }
         self.hub.check_pinned_user(&params.client_group_id, params.user_id.as_deref()).map_err(Refusal::auth)?;
         if let Some(error) = unsupported_version(params.version) {
-            return Err(Refusal { error: Some(error), code: None });
+            return Err(Refusal { error: Some(Box::new(error)), code: None });
         }
         let wsid = params.ws_id.clone();
         let connection =

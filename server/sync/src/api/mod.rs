@@ -60,25 +60,26 @@ impl QueryApi {
     }
 
     /// Asks who the caller is.
-    pub(crate) async fn validate(&self, caller: &Caller) -> Result<Answer, ErrorBody> {
+    pub(crate) async fn validate(&self, caller: &Caller) -> Result<Answer, Box<ErrorBody>> {
         self.call(caller, &[], "validate queries").await
     }
 
     /// Transforms queries.
-    pub(crate) async fn transform(&self, caller: &Caller, queries: &[NamedQuery]) -> Result<Answer, ErrorBody> {
+    pub(crate) async fn transform(&self, caller: &Caller, queries: &[NamedQuery]) -> Result<Answer, Box<ErrorBody>> {
         self.call(caller, queries, "transform queries").await
     }
 
-    async fn call(&self, caller: &Caller, queries: &[NamedQuery], action: &str) -> Result<Answer, ErrorBody> {
+    async fn call(&self, caller: &Caller, queries: &[NamedQuery], action: &str) -> Result<Answer, Box<ErrorBody>> {
         let ids = || queries.iter().map(|query| query.id.to_string()).collect::<Vec<_>>();
-        let failed =
-            |error: CallError| error.into_body(|reason, message| ErrorBody::transform_failed(reason, message, ids()));
+        let failed = |error: CallError| {
+            Box::new(error.into_body(|reason, message| ErrorBody::transform_failed(reason, message, ids())))
+        };
         let text = self.endpoint.post(caller, request_body(queries), action).await.map_err(failed)?;
         match parse(&text) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(mut refused)) => {
                 refused.query_ids = Some(ids());
-                Err(*refused)
+                Err(refused)
             }
             Err(detail) => Err(failed(CallError::parse(&detail))),
         }

@@ -24,7 +24,7 @@ pub(super) struct Revalidated {
     caller: Caller,
     /// Whether the client waits for it: then every failure is told.
     asked: bool,
-    answer: Result<Answer, ErrorBody>,
+    answer: Result<Answer, Box<ErrorBody>>,
 }
 
 impl Group {

@@ -176,7 +176,7 @@ impl Group {
     }
 
     /// Admits a connection whose user is known, and does what its first message asks.
-    pub(super) async fn admit(&mut self, id: u64, answer: Result<Answer, ErrorBody>) -> Result<(), Fault> {
+    pub(super) async fn admit(&mut self, id: u64, answer: Result<Answer, Box<ErrorBody>>) -> Result<(), Fault> {
         let answer = answer.map_err(|error| Fault::client(id, error))?;
         let Some(client) = self.client(id) else { return Ok(()) };
         let Some(init) = client.init.take() else { return Ok(()) };
@@ -291,14 +291,13 @@ fn apply(
     change: &Change<'_>,
     services: &Services,
     ttl_clock: f64,
-) -> Result<Option<Vec<String>>, ErrorBody> {
-    let cvr_fault = |error| cvr_error(&error);
+) -> Result<Option<Vec<String>>, Box<ErrorBody>> {
+    let cvr_fault = |error| Box::new(cvr_error(&error));
     update.ensure_client(client, &services.config.shard());
     if let Some(schema) = change.client_schema {
-        let invalid = |error: String| ErrorBody::new(ErrorKind::InvalidMessage, format!("TypeError: {error}"));
-        let json = Json::parse(schema.get()).map_err(|error| invalid(error.to_string()))?;
-        ClientSchema::parse_lenient(&json).map_err(|error| invalid(error.to_string()))?;
-        let value = serde_json::from_str(schema.get()).map_err(|error| invalid(error.to_string()))?;
+        let json = Json::parse(schema.get()).map_err(|error| invalid_message(error.to_string()))?;
+        ClientSchema::parse_lenient(&json).map_err(|error| invalid_message(error.to_string()))?;
+        let value = serde_json::from_str(schema.get()).map_err(|error| invalid_message(error.to_string()))?;
         update.set_client_schema(&services.client_schemas.share(value)).map_err(cvr_fault)?;
     }
     if let Some(profile) = &change.profile_id {
@@ -325,7 +324,7 @@ fn apply(
     }
     let asked = change.deleted.and_then(|deleted| deleted.client_ids.as_deref()).unwrap_or_default();
     if asked.iter().any(|id| id == client) {
-        return Err(ErrorBody::new(ErrorKind::Internal, "cannot delete self"));
+        return Err(Box::new(ErrorBody::new(ErrorKind::Internal, "cannot delete self")));
     }
     gone.extend(asked.iter().cloned());
     for id in &gone {
@@ -334,16 +333,19 @@ fn apply(
     Ok((!asked.is_empty()).then_some(gone))
 }
 
+fn invalid_message(error: String) -> Box<ErrorBody> {
+    Box::new(ErrorBody::new(ErrorKind::InvalidMessage, format!("TypeError: {error}")))
+}
+
 /// The request for one query, checked.
-fn put_of(update: &ConfigUpdate, put: &PutQuery) -> Result<Put, ErrorBody> {
-    let internal = |message: &str| ErrorBody::new(ErrorKind::Internal, message);
+fn put_of(update: &ConfigUpdate, put: &PutQuery) -> Result<Put, Box<ErrorBody>> {
+    let internal = |message: &str| Box::new(ErrorBody::new(ErrorKind::Internal, message));
     let query: QueryId = put.hash.as_str().into();
     let body = match (&put.ast, &put.name, &put.args) {
         (Some(ast), None, None) => {
-            let invalid = |error: String| ErrorBody::new(ErrorKind::InvalidMessage, format!("TypeError: {error}"));
-            let json = Json::parse(ast.get()).map_err(|error| invalid(error.to_string()))?;
+            let json = Json::parse(ast.get()).map_err(|error| invalid_message(error.to_string()))?;
             // Unknown keys are accepted: newer clients may send them.
-            Ast::parse_lenient(&json).map_err(|error| invalid(error.to_string()))?;
+            Ast::parse_lenient(&json).map_err(|error| invalid_message(error.to_string()))?;
             Some(Body::Ast(ast.get().into()))
         }
         (Some(_), ..) => return Err(internal("Cannot provide name or args with ast")),

@@ -79,7 +79,7 @@ pub(crate) enum GroupEvent {
 #[derive(Debug)]
 enum Called {
     /// A connection's user was asked for.
-    Validated(u64, Result<crate::api::Answer, ErrorBody>),
+    Validated(u64, Result<crate::api::Answer, Box<ErrorBody>>),
     /// The same was asked again.
     Revalidated(Revalidated),
     /// Queries were transformed.
@@ -96,12 +96,12 @@ enum Fault {
 }
 
 impl Fault {
-    fn client(id: u64, error: ErrorBody) -> Self {
-        Fault::Client(id, Box::new(error))
+    fn client(id: u64, error: impl Into<Box<ErrorBody>>) -> Self {
+        Fault::Client(id, error.into())
     }
 
-    fn group(error: ErrorBody) -> Self {
-        Fault::Group(Box::new(error))
+    fn group(error: impl Into<Box<ErrorBody>>) -> Self {
+        Fault::Group(error.into())
     }
 
     /// Something that passes by itself: the group's clients come back after their usual wait. `Internal` would park them
@@ -259,7 +259,7 @@ impl Group {
         let Fault::Client(id, error) = fault else { return Err(fault) };
         tracing::warn!(group = &*self.id, kind = ?error.kind, message = error.message, "closing a connection");
         if let Some(position) = self.position(id) {
-            self.clients.remove(position).connection.outbox.fail(*error);
+            self.clients.remove(position).connection.outbox.fail(error);
             self.check_idle();
         }
         Ok(())

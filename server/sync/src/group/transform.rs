@@ -49,7 +49,7 @@ pub(super) struct Transformed {
     mode: Mode,
     caller: Caller,
     asked: Vec<QueryId>,
-    answer: Result<Answer, ErrorBody>,
+    answer: Result<Answer, Box<ErrorBody>>,
 }
 
 impl Group {
