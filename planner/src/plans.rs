@@ -55,6 +55,9 @@ struct OfShape {
 /// Of each constant that makes a difference: the magnitude of the share of rows that it leaves.
 type Magnitudes = SmallVec<[i8; 8]>;
 
+/// Plans of a node by the magnitude of the number of its keys.
+type ByMagnitude = Vec<(u32, Arc<Rel>)>;
+
 /// The plans of one shape for constants of one magnitude.
 #[derive(Debug)]
 pub(crate) struct ShapePlans {
@@ -62,8 +65,8 @@ pub(crate) struct ShapePlans {
     pub(crate) stats: Vec<Arc<TableStats>>,
     /// The plan of the root, which is read by no keys.
     root: OnceLock<Arc<Rel>>,
-    /// By node: plans by the magnitude of the number of keys.
-    nodes: Mutex<Vec<Vec<(u32, Arc<Rel>)>>>,
+    /// By node.
+    nodes: Mutex<Vec<ByMagnitude>>,
 }
 
 impl Plans {
@@ -164,7 +167,7 @@ impl ShapePlans {
     pub(crate) fn plan(&self, node: NodeId, keys: Option<usize>, choose: impl FnOnce() -> Rel) -> Arc<Rel> {
         let Some(keys) = keys else { return Arc::clone(self.root.get_or_init(|| Arc::new(choose()))) };
         let magnitude = keys.max(1).ilog2();
-        let found = |nodes: &Vec<Vec<(u32, Arc<Rel>)>>| {
+        let found = |nodes: &[ByMagnitude]| {
             nodes[node].iter().find(|(of, _)| *of == magnitude).map(|(_, plan)| Arc::clone(plan))
         };
         if let Some(plan) = found(&self.nodes.lock()) {
