@@ -90,7 +90,7 @@ pub(crate) fn client_schema(data: &DataSet) -> String {
 }
 
 async fn world(seed: u64) {
-    let data: &DataSet = if seed % 2 == 0 { &ISSUES } else { &MUSIC };
+    let data: &DataSet = if seed.is_multiple_of(2) { &ISSUES } else { &MUSIC };
     let mut rng = Rng::new(seed);
     let mut database = fill(data, &mut rng);
     let asts: Vec<Ast> = {

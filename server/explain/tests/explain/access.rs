@@ -51,7 +51,7 @@ fn permissions_are_those_of_the_replica() {
     let mut specs = table(&mut load, "issue", &columns, &["!id"], issues);
     let rules = [vec![text("x"), text(RULES)]];
     let columns = [("lock", "text|NOT_NULL"), ("permissions", "json")];
-    specs.extend(table(&mut load, "app.permissions", &columns, &["!lock"], rules.into_iter()));
+    specs.extend(table(&mut load, "app.permissions", &columns, &["!lock"], rules));
     specs.iter().for_each(|spec| load.create_index(spec).unwrap());
     drop(load.finish().unwrap());
     let arguments = ["--query", "issue", "--apply-permissions", "--auth-data", r#"{"sub":"u1"}"#];

@@ -196,9 +196,9 @@ fn queries_come_as_json_too() {
         queries.map(|query| (query["name"].clone(), query["query"]["zql"].clone())).collect::<Vec<_>>()
     };
     let issue = (serde_json::Value::Null, "issue.limit(3)".into());
-    assert_eq!(told(&["--ast", path(&one)]), [issue.clone()]);
-    assert_eq!(told(&["--file", path(&one)]), [issue.clone()]);
-    assert_eq!(told(&["--ast", r#"{"table":"issue","limit":3}"#]), [issue]);
+    for arguments in [["--ast", path(&one)], ["--file", path(&one)], ["--ast", r#"{"table":"issue","limit":3}"#]] {
+        assert_eq!(told(&arguments), std::slice::from_ref(&issue), "{arguments:?}");
+    }
     let queries = [("query 1".into(), "issue.limit(3)".into()), ("u".into(), "user".into())];
     assert_eq!(told(&["--file", path(&many)]), queries);
 }

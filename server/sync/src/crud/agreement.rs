@@ -14,8 +14,11 @@ use zql_spec::value::Value;
 use super::condition::Writer;
 use super::operation::Tables;
 
-/// Columns: name, type, and the values of the rows as SQL and as clients see them.
-const COLUMNS: &[(&str, &str, [(&str, &str); 4])] = &[
+/// The values of a column in each row, as SQL and as clients see them.
+type Values = [(&'static str, &'static str); 4];
+
+/// Columns: name, type, and values.
+const COLUMNS: &[(&str, &str, Values)] = &[
     ("id", "int4", [("0", "0"), ("1", "1"), ("2", "2"), ("3", "3")]),
     ("i2", "int2", [("5", "5"), ("-5", "-5"), ("0", "0"), ("NULL", "null")]),
     ("i8", "int8", [("9007199254740991", "9007199254740991"), ("5", "5"), ("-1", "-1"), ("NULL", "null")]),

@@ -127,10 +127,10 @@ async fn queries_come_and_go() {
                 assert_eq!((errors[0].id.as_str(), errors[0].message.as_deref()), (&*refused_hash, Some("nope")));
                 told = true;
             }
-            protocol_client::Event::Poke(poke) => {
-                if poke.got().any(|op| matches!(op, QueryOp::Del { hash } if *hash == refused_hash)) {
-                    break;
-                }
+            protocol_client::Event::Poke(poke)
+                if poke.got().any(|op| matches!(op, QueryOp::Del { hash } if *hash == refused_hash)) =>
+            {
+                break;
             }
             _ => {}
         }

@@ -50,6 +50,9 @@ impl Progress {
     }
 }
 
+/// How many nodes hold a row, by table and row.
+type Counts = BTreeMap<(Arc<str>, Row), u32>;
+
 /// What queries must answer at every version.
 struct Oracle {
     history: Mutex<BTreeMap<Version, Arc<Database>>>,
@@ -97,7 +100,7 @@ impl Oracle {
 
     /// Rows of the root and its related nodes with their counts, and the tables of which any rows may be held
     /// besides: witnesses may be chosen freely.
-    fn expected(&self, evaluation: &Evaluation<'_>) -> (BTreeMap<(Arc<str>, Row), u32>, BTreeSet<Arc<str>>) {
+    fn expected(&self, evaluation: &Evaluation<'_>) -> (Counts, BTreeSet<Arc<str>>) {
         let mut counts = BTreeMap::new();
         let mut soft = BTreeSet::new();
         let mut nodes: Vec<Option<BTreeSet<Row>>> = Vec::new();
@@ -129,7 +132,7 @@ impl Oracle {
 fn run(seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let mut rng = Rng::new(seed);
-    let data = if seed % 2 == 0 { &ISSUES } else { &MUSIC };
+    let data = if seed.is_multiple_of(2) { &ISSUES } else { &MUSIC };
     let mut database = fill(data, &mut rng);
     let replica = create_replica(data, &database, &folder.path().join("replica.db")).unwrap();
     let schema = replica.schema();
@@ -147,7 +150,7 @@ fn run(seed: u64) {
     let hydrator = Nested {
         around: move |_: &Query, after: bool| {
             // Some hydrations end long after the version they read.
-            if after && hydrations.fetch_add(1, Ordering::Relaxed) % 3 == 0 {
+            if after && hydrations.fetch_add(1, Ordering::Relaxed).is_multiple_of(3) {
                 late.wait_for_more(4);
             }
             Ok(())
