@@ -15,6 +15,7 @@ use testdata::sync_server::{Program, SyncServer};
 use testdata::world::{data_sql, schema_sql};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::RwLock;
 use tokio_postgres::NoTls;
 use zql_spec::conformance::DataSet;
 
@@ -27,8 +28,8 @@ pub(crate) const MARKS: &str = "zql_conformance";
 /// By which servers that are started here know the tokens of the suite's users.
 const SECRET: &str = "a secret of the suite";
 
-/// How often dropping the tables is tried when a signal comes: cases still run then, and Postgres may find that they and the
-/// drop wait for each other, and end the drop.
+/// How often dropping the tables is tried when a signal comes: what the server does to new tables may run then, and Postgres may
+/// find that it and the drop wait for each other, and end the drop.
 const DROP_TRIES: usize = 4;
 
 /// A live server.
@@ -43,6 +44,9 @@ pub(crate) struct Target {
     pub(crate) own: bool,
     /// Whether the tables came after the server, which may not know them at once.
     pub(crate) late: bool,
+    /// Shared by whoever writes to the suite's tables, and held alone by whoever drops them: a transaction has locks of some and
+    /// waits for others.
+    pub(crate) writing: Arc<RwLock<()>>,
     /// The secret by which it knows tokens, if it lets whoever shows one see all rows of the data sets.
     pub(crate) secret: Option<&'static str>,
     runtime: Runtime,
@@ -70,6 +74,7 @@ impl Target {
             upstream,
             own,
             late: false,
+            writing: Arc::default(),
             secret: Some(SECRET),
             runtime,
             clean_up: None,
@@ -116,7 +121,8 @@ impl Target {
         };
         runtime.block_on(execute(upstream, &create(data)))?;
         let clean_up = drop_all(data);
-        runtime.spawn(clean_up_by_signal(signals, upstream.to_owned(), clean_up.clone()));
+        let writing = Arc::default();
+        runtime.spawn(clean_up_by_signal(signals, Arc::clone(&writing), upstream.to_owned(), clean_up.clone()));
         eprintln!("the tables of the suite are made in the upstream database and dropped at the end");
         let target = Target {
             name: url.to_owned(),
@@ -124,6 +130,7 @@ impl Target {
             upstream: upstream.to_owned(),
             own: false,
             late: true,
+            writing,
             secret: None,
             runtime,
             clean_up: Some(clean_up),
@@ -213,12 +220,19 @@ async fn tables(url: &str, data: &[Arc<DataSet>]) -> Result<Vec<String>> {
 }
 
 /// Drops the tables when the process is told to end, and ends it. What else was started ends with it.
-async fn clean_up_by_signal((mut interrupt, mut terminate): (Signal, Signal), upstream: String, sql: String) {
+async fn clean_up_by_signal(
+    (mut interrupt, mut terminate): (Signal, Signal),
+    writing: Arc<RwLock<()>>,
+    upstream: String,
+    sql: String,
+) {
     let code = tokio::select! {
         _ = interrupt.recv() => 130,
         _ = terminate.recv() => 143,
     };
     eprintln!("dropping the tables of the suite");
+    // Until the end: cases that wait for it go no further.
+    let _alone = writing.write().await;
     let mut dropped = execute(&upstream, &sql).await;
     for _ in 1..DROP_TRIES {
         if dropped.is_err() {

@@ -11,6 +11,7 @@ use jsonwebtoken::EncodingKey;
 use protocol_client::{Connection, Error, Event, Hello, Identity, Keys, State, hash_of};
 use testdata::world::operations_sql;
 use tokio::runtime::Runtime;
+use tokio::sync::RwLock;
 use tokio_postgres::NoTls;
 use zql_spec::ast::{Ast, Condition, Literal, SimpleOperator, ValuePosition};
 use zql_spec::client_schema::{ClientTable, ClientType};
@@ -68,6 +69,7 @@ pub(crate) struct Wire {
     lane: String,
     runtime: Runtime,
     upstream: tokio_postgres::Client,
+    writing: Arc<RwLock<()>>,
     /// How many transactions this lane has made.
     marks: i32,
     own: bool,
@@ -96,17 +98,18 @@ impl Wire {
         });
         let lane = lane.to_owned();
         let mark = format!("INSERT INTO {MARKS} VALUES ('{lane}', 0)");
-        runtime.block_on(upstream.batch_execute(&mark)).context("the table of counts")?;
+        let writing = Arc::clone(&target.writing);
+        runtime.block_on(write(&writing, &upstream, &mark)).context("the table of counts")?;
         let (name, url) = (target.name.clone(), target.url.clone());
         let Target { own, late, secret, .. } = *target;
-        Ok(Wire { name, url, lane, runtime, upstream, marks: 0, own, late, secret, running: None })
+        Ok(Wire { name, url, lane, runtime, upstream, writing, marks: 0, own, late, secret, running: None })
     }
 
     fn commit(&mut self, data: &DataSet, transaction: &[Operation]) -> Result<(), BackendError> {
         let marks = self.marks + 1;
         let sql = operations_sql(definition(data), transaction);
         let sql = format!("BEGIN;\n{sql}UPDATE {MARKS} SET n = {marks} WHERE lane = '{}';\nCOMMIT", self.lane);
-        let done = self.runtime.block_on(self.upstream.batch_execute(&sql));
+        let done = self.runtime.block_on(write(&self.writing, &self.upstream, &sql));
         done.map_err(|error| {
             let error = error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string);
             BackendError(format!("{error}\n{sql}"))
@@ -243,6 +246,16 @@ impl Wire {
         }
         Ok(rows)
     }
+}
+
+/// Runs SQL on the suite's tables, unless they are about to be dropped.
+async fn write(
+    writing: &RwLock<()>,
+    upstream: &tokio_postgres::Client,
+    sql: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let _shared = writing.read().await;
+    upstream.batch_execute(sql).await
 }
 
 /// How many of the lane's transactions the client has seen.
