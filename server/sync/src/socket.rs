@@ -135,10 +135,12 @@ impl Reader {
     /// Checks the handshake, registers the connection and greets. Gives the message hidden in the header.
     async fn accept(&mut self, request: UpgradeRequest) -> Result<Option<String>, Refusal> {
         let params = connect::parse(&request.path, request.query.as_deref()).map_err(Refusal::protocol)?;
-        let header = request.headers.get(header::SEC_WEBSOCKET_PROTOCOL);
+        let mut headers = request.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+        let header = headers.next();
         let header = header.ok_or_else(|| Refusal::protocol("Error: Unexpected undefined value".to_owned()))?;
-        let header = std::str::from_utf8(header.as_bytes())
-            .map_err(|_| Refusal::protocol("Error: Invalid character".to_owned()))?;
+        // Several headers are a list, as a comma makes one, and a list cannot be decoded.
+        let header = std::str::from_utf8(header.as_bytes()).ok().filter(|_| headers.next().is_none());
+        let header = header.ok_or_else(|| Refusal::protocol("Error: Invalid character".to_owned()))?;
         let hidden = SecProtocol::decode(header).map_err(Refusal::protocol)?;
         for id in [&params.client_id, &params.client_group_id, &params.ws_id] {
             if id.contains('\0') {

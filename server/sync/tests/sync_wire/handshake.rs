@@ -14,14 +14,20 @@ const PARAMS: &str = "clientID=c&clientGroupID=g&baseCookie=&ts=1&lmid=0&wsid=w"
 
 /// A raw connection; the server must echo the offered protocol.
 async fn raw(server: &Server, path: &str, protocol: Option<&str>) -> Socket {
+    raw_with(server, path, protocol.as_slice()).await
+}
+
+/// The same with a header for each of these; the first one of all lists must be echoed.
+async fn raw_with(server: &Server, path: &str, protocols: &[&str]) -> Socket {
     let url = format!("{}{path}", server.url.replacen("http", "ws", 1));
     let mut request = url.into_client_request().expect("a URL");
-    if let Some(protocol) = protocol {
+    for protocol in protocols {
         let value = HeaderValue::from_str(protocol).expect("a header");
-        request.headers_mut().insert("sec-websocket-protocol", value);
+        request.headers_mut().append("sec-websocket-protocol", value);
     }
     let (socket, response) = patiently(Box::pin(connect_async(request))).await.expect("an upgrade");
-    assert_eq!(response.headers().get("sec-websocket-protocol").map(|value| value.to_str().expect("text")), protocol);
+    let echoed = response.headers().get("sec-websocket-protocol").map(|value| value.to_str().expect("text"));
+    assert_eq!(echoed, protocols.first().and_then(|list| list.split(", ").next()));
     socket
 }
 
@@ -56,6 +62,7 @@ async fn what_cannot_be_understood_is_closed_with_1002() {
         ("/replication/v6/changes", Some("e30%3D"), "Error: Dispatch to the change-streamer via the main port is only"),
         (&good, None, "Error: Unexpected undefined value"),
         (&good, Some("e30_"), "Error: Invalid character"),
+        (&good, Some("e30%3D, e30%3D"), "Error: Invalid character"),
         (&good, Some("aGVsbG8%3D"), "Error: Unexpected token"),
         (&good, Some("bnVsbA%3D%3D"), "Error: Cannot destructure"),
     ] {
@@ -65,6 +72,17 @@ async fn what_cannot_be_understood_is_closed_with_1002() {
         assert_eq!((texts.len(), u16::from(frame.code)), (0, 1002), "{path}");
         assert!(frame.reason.starts_with(expected) && frame.reason.len() <= 123, "{path}: {}", frame.reason);
     }
+}
+
+/// Two headers are the same as a list in one.
+#[tokio::test(flavor = "multi_thread")]
+async fn protocols_in_several_headers_are_a_list() {
+    let server = Server::start(SCHEMA).await;
+    let path = format!("/sync/v51/connect?{PARAMS}");
+    let mut socket = raw_with(&server, &path, &["e30%3D", "e30%3D"]).await;
+    let (texts, frame) = rest(&mut socket).await;
+    let frame = frame.expect("a code");
+    assert_eq!((texts.len(), u16::from(frame.code), frame.reason.as_str()), (0, 1002, "Error: Invalid character"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,6 +130,13 @@ async fn pings_are_answered_and_older_sockets_replaced() {
         push,
     ] {
         socket.send(Message::text(ignored)).await.expect("sent");
+    }
+    // What WebSockets have for signs of life is no message; nobody asked for this one.
+    socket.send(Message::Pong(b"unasked".to_vec().into())).await.expect("sent");
+    socket.send(Message::Ping(b"asked".to_vec().into())).await.expect("sent");
+    match patiently(socket.next()).await {
+        Some(Ok(Message::Pong(payload))) => assert_eq!(&payload[..], b"asked"),
+        other => panic!("a pong was expected, not {other:?}"),
     }
     socket.send(Message::binary(br#"["ping",{}]"#.to_vec())).await.expect("sent");
     let Some(Ok(Message::Text(pong))) = patiently(socket.next()).await else { panic!("a message") };
