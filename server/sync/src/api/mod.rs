@@ -47,6 +47,16 @@ pub(crate) enum QueryResult {
     Error(QueryError),
 }
 
+impl QueryResult {
+    /// The query.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            QueryResult::Ast { id, .. } => id,
+            QueryResult::Error(error) => &error.id,
+        }
+    }
+}
+
 /// The query API.
 #[derive(Debug)]
 pub(crate) struct QueryApi {

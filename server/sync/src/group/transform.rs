@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cvr::record::Body;
 use cvr::row::QueryId;
+use rustc_hash::FxHashSet;
 use tokio::time::Instant;
 use zql_spec::ast::Ast;
 use zql_spec::hash;
@@ -106,14 +108,16 @@ impl Group {
         answer: Answer,
         requester: Option<u64>,
     ) -> Result<(), Fault> {
-        let mut errors: Vec<QueryError> = Vec::new();
+        // A query of which nothing is said would never be got, and nobody would know why.
+        let mut errors = self.unmentioned(asked, &answer.results);
         let mut failed = Vec::new();
         let at = self.services.clock.now();
         for result in answer.results {
+            // What is said of a query that nobody asked for concerns nobody.
+            let Some(query_id) = asked.iter().find(|asked| ***asked == *result.id()) else { continue };
             match result {
                 QueryResult::Error(error) => errors.push(error),
                 QueryResult::Ast { id, ast } => {
-                    let Some(query_id) = asked.iter().find(|asked| ***asked == *id) else { continue };
                     let parsed = Json::parse(ast.get()).map_err(|error| error.to_string()).and_then(|json| {
                         let ast = Ast::parse_lenient(&json).map_err(|error| error.to_string())?;
                         Ok((Arc::<str>::from(hash::ast_hash(&json)), Arc::new(ast)))
@@ -152,6 +156,22 @@ impl Group {
             self.query_failed(&query_id, requester, &refusal(message))?;
         }
         Ok(())
+    }
+
+    /// What is told of the queries that an answer leaves out.
+    fn unmentioned(&self, asked: &[QueryId], results: &[QueryResult]) -> Vec<QueryError> {
+        let mentioned: FxHashSet<&str> = results.iter().map(QueryResult::id).collect();
+        let error = |query_id: &QueryId| {
+            let Body::Custom { name, .. } = &self.record.as_ref()?.cvr.queries.get(query_id)?.body else { return None };
+            Some(QueryError {
+                error: "parse".to_owned(),
+                id: query_id.to_string(),
+                name: name.to_string(),
+                message: Some("The answer of the API server does not mention this query".to_owned()),
+                details: None,
+            })
+        };
+        asked.iter().filter(|query_id| !mentioned.contains(&***query_id)).filter_map(error).collect()
     }
 
     /// Tells the clients that wanted them of refused queries, and takes those out of the record.

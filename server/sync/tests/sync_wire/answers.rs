@@ -97,6 +97,36 @@ async fn answers_of_older_servers_and_queries_that_they_cannot_read() {
     assert_eq!(got, json!([{ "op": "del", "hash": hash(&wanted) }]));
 }
 
+/// Of what is asked for and not answered, whoever wants it is told; what is answered beside it is got. What is said of queries
+/// that were not asked for, be they unknown or running, concerns nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_that_an_answer_leaves_out() {
+    let (server, api) = start().await;
+    let identity = user(&server);
+    let mut connection = join(&identity, |_| {}).await;
+    let [answered, left_out] = [1, 2].map(|limit| query(&format!(r#"{{"table":"comment","limit":{limit}}}"#)));
+    let own = json!({ "id": hash(&answered), "name": "ast", "ast": { "table": "comment", "limit": 1 } });
+    let unknown = json!({ "id": "nobody's", "name": "ast", "ast": { "table": "comment" } });
+    let running = json!({ "error": "app", "id": hash(&query(ISSUES)), "name": "ast" });
+    let message = "The answer of the API server does not mention this query";
+    let told = json!([{ "error": "parse", "id": hash(&left_out), "name": "ast", "message": message }]);
+    api.answer_with(&[(200, &json!({ "kind": "QueryResponse", "queries": [unknown, running, own] }).to_string())]);
+    connection.change_queries(vec![answered.clone(), left_out.clone()]).await.expect("sent");
+    poke(&mut connection).await;
+    let errors = match next(&mut connection).await {
+        Event::TransformError(errors) => serde_json::to_value(errors).expect("JSON"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(errors, told);
+    let poke = poke(&mut connection).await;
+    let mut got = serde_json::to_value(poke.got().collect::<Vec<_>>()).expect("JSON");
+    got.as_array_mut().expect("patches").sort_by_key(|patch| patch["op"].to_string());
+    assert_eq!(got, json!([{ "op": "del", "hash": hash(&left_out) }, { "op": "put", "hash": hash(&answered) }]));
+    // It may be asked for again.
+    connection.change_queries(vec![left_out.clone()]).await.expect("sent");
+    pokes_until_got(&mut connection, &hash(&left_out)).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_that_are_the_servers_own() {
     let (server, api) = start().await;
