@@ -178,7 +178,8 @@ impl Hub {
         let access = Access::new(&config);
         let documents = Arc::new(Documents::default());
         let permissions = live::follow(&views, &replica, &config.app_id, &documents);
-        let crud = Crud::new(&config, &replica, permissions.clone(), upstream);
+        let clock = Clock::default();
+        let crud = Crud::new(&config, &replica, permissions.clone(), clock.clone(), upstream);
         let replica_version = replica.state().replica_version;
         let lost = store.lost();
         let services = Services {
@@ -192,7 +193,7 @@ impl Hub {
             access,
             permissions,
             documents,
-            clock: Clock::default(),
+            clock,
             client_schemas: ClientSchemas::default(),
         };
         let hub = Arc::new(Hub {

@@ -33,6 +33,7 @@ mod operation;
 mod value;
 
 use crate::auth::Auth;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::permissions::live::{self, Live};
 use crate::permissions::{Permissions, Write};
@@ -71,6 +72,7 @@ pub(crate) struct Crud {
     pool: Option<Pool>,
     replica: Arc<Replica>,
     permissions: Live,
+    clock: Clock,
     limiter: Option<Limiter>,
     /// The tables as of a schema.
     tables: Mutex<Option<(Arc<Schema>, Arc<Tables>)>>,
@@ -119,12 +121,19 @@ impl From<tokio_postgres::Error> for Fault {
 
 impl Crud {
     /// Over a pool of sessions with the source database; none if CRUD mutations are not wanted.
-    pub(crate) fn new(config: &Config, replica: &Arc<Replica>, permissions: Live, pool: Option<Pool>) -> Crud {
+    pub(crate) fn new(
+        config: &Config,
+        replica: &Arc<Replica>,
+        permissions: Live,
+        clock: Clock,
+        pool: Option<Pool>,
+    ) -> Crud {
         let limiter = config.mutation_limit.map(|(max, window)| Limiter::new(max, window));
         Crud {
             pool,
             replica: Arc::clone(replica),
             permissions,
+            clock,
             limiter,
             tables: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
@@ -192,7 +201,7 @@ impl Crud {
         let id = mutation.id as i64;
         let client = &*mutation.client_id;
         let number = Numbered { group, client, id };
-        let done = match live::current(&self.permissions).await {
+        let done = match live::current(&self.permissions, &self.clock).await {
             Some(Ok(permissions)) => {
                 let work = Work { arguments: &arguments, permissions: &permissions, claims };
                 self.done(pool, number, Some(&work)).await

@@ -118,7 +118,9 @@ async fn permitted(
     claims: Option<&Json>,
     options: AnalyzeOptions,
 ) -> Result<Analysis, String> {
-    let deployed = live::current(&services.permissions).await.ok_or("the deployed permissions cannot be read now")?;
+    let deployed = live::current(&services.permissions, &services.clock)
+        .await
+        .ok_or("the deployed permissions cannot be read now")?;
     let permissions = deployed.map_err(|error| error.to_string())?;
     let permitted = *permissions != Permissions::default();
     let mut warnings = Vec::new();

@@ -18,6 +18,7 @@ use zql_spec::schema::Schema;
 use zql_spec::value::Value;
 
 use super::Permissions;
+use crate::clock::Clock;
 
 /// How soon a subscription that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -33,10 +34,12 @@ pub(crate) type Deployed = Result<Arc<Permissions>, Arc<str>>;
 pub(crate) type Live = watch::Receiver<Option<Deployed>>;
 
 /// Waits for what is deployed; nothing if it cannot be read now.
-pub(crate) async fn current(live: &Live) -> Option<Deployed> {
+pub(crate) async fn current(live: &Live, clock: &Clock) -> Option<Deployed> {
     let mut live = live.clone();
-    let known = tokio::time::timeout(WAIT, live.wait_for(Option::is_some)).await;
-    known.ok()?.ok()?.clone()
+    tokio::select! {
+        known = live.wait_for(Option::is_some) => known.ok()?.clone(),
+        () = clock.sleep_until(clock.now() + WAIT) => None,
+    }
 }
 
 /// The query of the table of permissions, and the position of the column that holds the document.

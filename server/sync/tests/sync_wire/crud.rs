@@ -89,7 +89,7 @@ pub(crate) async fn acknowledged(connection: &mut Connection, identity: &Identit
     }
 }
 
-async fn join(server: &Server) -> (Identity, Connection) {
+pub(crate) async fn join(server: &Server) -> (Identity, Connection) {
     let wanted = query(r#"{"table":"issue"}"#);
     let hash = hash_of(&wanted).expect("a hash").to_owned();
     let (identity, mut connection) = server.connect(vec![wanted]).await;

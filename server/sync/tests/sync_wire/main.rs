@@ -21,6 +21,7 @@ mod outages;
 mod permissions;
 mod plain;
 mod refusals;
+mod sent_away;
 mod siblings;
 mod statements;
 mod transcript;

@@ -1,7 +1,7 @@
 //! An application's API server. Mutations are carried out in the test's database as the protocol wants it: one transaction
-//! a mutation, numbered. A named query is its first argument.
+//! a mutation, numbered. A named query is what the test says that it is, else its first argument, else it is refused.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use serde_json::{Value, json};
@@ -20,6 +20,8 @@ pub(crate) struct MutateApi {
     pub(crate) url: String,
     database: OnceLock<String>,
     calls: Mutex<Vec<Call>>,
+    /// ASTs of queries by their names.
+    named: Mutex<BTreeMap<String, Value>>,
     /// Answers to give instead of doing something.
     script: Mutex<VecDeque<(u16, String)>>,
     /// A permit for each request that arrived and nobody waited for yet.
@@ -58,6 +60,7 @@ impl MutateApi {
             url: format!("http://{}", listener.local_addr().expect("an address")),
             database: OnceLock::new(),
             calls: Mutex::default(),
+            named: Mutex::default(),
             script: Mutex::default(),
             arrived: Semaphore::new(0),
             gate: Semaphore::new(OPEN),
@@ -83,6 +86,11 @@ impl MutateApi {
 
     pub(crate) fn use_database(&self, url: &str) {
         self.database.set(url.to_owned()).expect("set once");
+    }
+
+    /// Says what a named query is from now on.
+    pub(crate) fn name(&self, name: &str, ast: Value) {
+        self.named.lock().expect("not poisoned").insert(name.to_owned(), ast);
     }
 
     /// Answers the next requests so, without doing anything. The text of a redirection is where to.
@@ -127,8 +135,7 @@ impl MutateApi {
             return answer;
         }
         if let Some(queries) = body[1].as_array() {
-            let ast = |query: &Value| json!({ "id": query["id"], "name": query["name"], "ast": query["args"][0] });
-            let queries: Vec<Value> = queries.iter().map(ast).collect();
+            let queries: Vec<Value> = queries.iter().map(|query| self.transform(query)).collect();
             return (200, json!({ "kind": "QueryResponse", "queries": queries }).to_string());
         }
         let url = self.database.get().expect("a database");
@@ -153,6 +160,15 @@ impl MutateApi {
         }
         (200, json!({ "kind": "MutateResponse", "mutations": results }).to_string())
     }
+
+    fn transform(&self, query: &Value) -> Value {
+        let named = self.named.lock().expect("not poisoned");
+        let known = query["name"].as_str().and_then(|name| named.get(name)).or_else(|| query["args"].get(0));
+        match known {
+            Some(ast) => json!({ "id": query["id"], "name": query["name"], "ast": ast }),
+            None => json!({ "error": "app", "id": query["id"], "name": query["name"], "message": "nope" }),
+        }
+    }
 }
 
 fn id_of(mutation: &Value) -> Value {
@@ -162,6 +178,10 @@ fn id_of(mutation: &Value) -> Value {
 const NEXT: &str = r#"INSERT INTO zero_0.clients AS c ("clientGroupID", "clientID", "lastMutationID") VALUES ($1, $2, 1)
     ON CONFLICT ("clientGroupID", "clientID") DO UPDATE SET "lastMutationID" = c."lastMutationID" + 1
     RETURNING "lastMutationID""#;
+
+/// An issue of which only what matters is given.
+const CREATE: &str = r#"INSERT INTO issue SELECT made.* FROM
+    jsonb_populate_record(NULL::issue, '{"title":"made","open":true}'::jsonb || $1::text::jsonb) AS made"#;
 
 /// Applies a mutation: `create` makes an issue, `fail` fails. The error is for a mutation that comes too early.
 async fn apply(client: &mut Client, group: &str, mutation: &Value) -> Result<Value, String> {
@@ -185,18 +205,17 @@ async fn apply(client: &mut Client, group: &str, mutation: &Value) -> Result<Val
         if id > expected {
             return Err(format!("Client {client_id} sent mutation ID {id} but expected {expected}"));
         }
-        if name == "fail" && !failed {
+        if name.ends_with("fail") && !failed {
             continue;
         }
         if failed {
             let insert = r#"INSERT INTO zero_0.mutations ("clientGroupID", "clientID", "mutationID", "result")
-                VALUES ($1, $2, $3, '{"error":"app","message":"no"}')"#;
+                VALUES ($1, $2, $3, '{"error":"app","message":"server says no"}')"#;
             transaction.execute(insert, &[&group, &client_id, &id]).await.expect("inserted");
             transaction.commit().await.expect("committed");
-            return Ok(json!({ "error": "app", "message": "no" }));
+            return Ok(json!({ "error": "app", "message": "server says no" }));
         }
-        let issue = args["id"].as_str().expect("an id");
-        transaction.execute("INSERT INTO issue VALUES ($1, 'made', true)", &[&issue]).await.expect("inserted");
+        transaction.execute(CREATE, &[&args.to_string()]).await.expect("inserted");
         transaction.commit().await.expect("committed");
         return Ok(json!({}));
     }

@@ -11,7 +11,7 @@ use zql_spec::protocol::upstream::{DeleteClients, Upstream};
 use crate::harness::{SCHEMA, Server, error, join, next, open, poke};
 use crate::mutate_api::MutateApi;
 
-async fn start(pairs: &[(&str, &str)]) -> (Server, Arc<MutateApi>) {
+pub(crate) async fn start(pairs: &[(&str, &str)]) -> (Server, Arc<MutateApi>) {
     let api = MutateApi::start().await;
     let urls = format!("{0}/mutate,{0}/other/*", api.url);
     let mut all = vec![("ZERO_MUTATE_URL", &*urls)];
@@ -106,7 +106,7 @@ async fn effects_and_results_come_by_replication() {
     let (id, failed) = poke_with_last_mutation(&mut connection, &client).await;
     assert_eq!(id, 2.0);
     let name = json!({ "clientID": client, "id": 2 });
-    let result = json!({ "error": "app", "message": "no" });
+    let result = json!({ "error": "app", "message": "server says no" });
     assert_eq!(results(&failed), json!([{ "op": "put", "mutation": { "id": name, "result": result } }]));
     assert_eq!(api.calls()[1].headers["authorization"], "Bearer newer");
 

@@ -52,6 +52,11 @@ impl Plain {
         self.failures.lock().expect("not poisoned").extend(errors);
     }
 
+    /// Lets answers of queries of a table fail no more.
+    pub(crate) fn heal(&self, table: &str) {
+        self.failures.lock().expect("not poisoned").retain(|(failing, _)| failing != table);
+    }
+
     /// Waits for the next answer that is held up or fails.
     pub(crate) async fn arrival(&self) {
         patiently(self.arrived.acquire()).await.expect("open").forget();
