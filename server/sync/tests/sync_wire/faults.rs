@@ -1,27 +1,48 @@
 //! Records that were purged, taken, changed or broken by others, and replicas that no longer fit (sheet §15): whom it is
 //! told, in which words, and that it goes on afterwards.
 
-use protocol_client::{Connection, Hello, hash_of};
+use protocol_client::{Connection, Event, Hello, Poke, hash_of};
+use testdata::postgres::shared;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::upstream::Upstream;
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, poke, pokes_until_got, query};
+use crate::harness::{
+    CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, next, open, patiently, poke, pokes_until_got, query,
+};
+use crate::outages::set_open;
 
 /// What clients are told of a record as it stands in the database, before anybody of the group connected.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_cannot_be_loaded() {
     let server = Server::start(SCHEMA).await;
-    for (columns, values, kind, message) in [
-        ("deleted", "true", ErrorKind::ClientNotFound, "Client has been purged due to inactivity"),
-        ("\"replicaVersion\"", "'zzz'", ErrorKind::ClientNotFound, "Cannot sync from older replica: CVR=zzz, DB="),
+    for (columns, values, rows, kind, message) in [
+        ("deleted", "true", "01", ErrorKind::ClientNotFound, "Client has been purged due to inactivity"),
+        (
+            "\"replicaVersion\"",
+            "'zzz'",
+            "01",
+            ErrorKind::ClientNotFound,
+            "Cannot sync from older replica: CVR=zzz, DB=",
+        ),
+        // Whoever wrote the record died before it wrote the rows.
+        (
+            "\"profileID\"",
+            "'p'",
+            "00",
+            ErrorKind::ClientNotFound,
+            "max attempts exceeded waiting for CVR@01 to catch up from 00",
+        ),
         (
             "owner, \"grantedAt\"",
             "'other', '2200-01-02T03:04:05Z'",
+            "01",
             ErrorKind::Rehome,
             "CVR ownership was transferred to other at 2200-01-02T03:04:05.000Z (last connect time: 20",
         ),
         (
             "\"clientSchema\"",
             "'{}'",
+            "01",
             ErrorKind::SchemaVersionNotSupported,
             "Could not parse clientSchema stored in CVR: ",
         ),
@@ -31,7 +52,7 @@ async fn records_that_cannot_be_loaded() {
         server.sql(&format!(
             r#"INSERT INTO "zero_0/cvr".instances ("clientGroupID", version, "lastActive", {columns})
                VALUES ('{group}', '01', now(), {values});
-               INSERT INTO "zero_0/cvr"."rowsVersion" VALUES ('{group}', '01')"#
+               INSERT INTO "zero_0/cvr"."rowsVersion" VALUES ('{group}', '{rows}')"#
         ));
         let mut connection = open(&identity, Some("01"), Hello::new(CLIENT_SCHEMA, vec![])).await;
         let body = error(&mut connection).await;
@@ -91,6 +112,99 @@ async fn records_that_others_write() {
         ));
         let mut again = open(&identity, Some("00:01"), Hello::again()).await;
         while poke(&mut again).await.rows().count() == 0 {}
+    }
+}
+
+/// A record of a newer replica than this server's: whoever of the group comes is told so. Those that wait while the first one
+/// is told come back at once and are told then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_was_served_from_a_newer_replica() {
+    let server = Server::start(SCHEMA).await;
+    let (one, locker) = (server.identity(), server.session().await);
+    let group = &one.client_group_id;
+    server.sql(&format!(
+        r#"INSERT INTO "zero_0/cvr".instances ("clientGroupID", version, "lastActive", "replicaVersion")
+           VALUES ('{group}', '01', now(), 'zzz');
+           INSERT INTO "zero_0/cvr"."rowsVersion" VALUES ('{group}', '01')"#
+    ));
+    // All of them are there before the record can be read.
+    let lock = r#"BEGIN; LOCK TABLE "zero_0/cvr".instances IN ACCESS EXCLUSIVE MODE"#;
+    locker.batch_execute(lock).await.expect("locked");
+    let identities = [one.clone(), one.sibling(), one.sibling()];
+    let mut connections = Vec::new();
+    for identity in &identities {
+        let mut connection = open(identity, Some("01"), Hello::again()).await;
+        connection.send(&Upstream::Ping).await.expect("sent");
+        while !matches!(next(&mut connection).await, Event::Pong) {}
+        connections.push(connection);
+    }
+    locker.batch_execute("COMMIT").await.expect("let go");
+    let message = format!("Cannot sync from older replica: CVR=zzz, DB={}", server.replica_version());
+    for (identity, mut connection) in identities.iter().zip(connections) {
+        let mut body = error(&mut connection).await;
+        if body.kind == ErrorKind::Rehome {
+            assert_eq!((body.max_backoff_ms, &*body.message), (Some(0.0), "Reconnect required"));
+            body = error(&mut open(identity, Some("01"), Hello::again()).await).await;
+        }
+        assert_eq!((body.kind, &*body.message), (ErrorKind::ClientNotFound, &*message));
+    }
+}
+
+/// What a client missed cannot be read, in the record or in the replica: the group's clients come back later, and it is told
+/// what it missed when that can be read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_missed_and_cannot_be_read() {
+    let records = shared().database().expect("a database");
+    let server = Server::start_with(SCHEMA, &[("ZERO_CVR_DB", &records)]).await;
+    let table = |from: &str, to: &str| server.replica_sql(&format!(r#"ALTER TABLE "{from}" RENAME TO "{to}""#));
+    // A version of the replica is read as it was when it was committed, so another one is needed that shows the change.
+    let unrelated = async || {
+        let mut commits = server.commits.clone();
+        let before = *commits.borrow_and_update();
+        server.sql("INSERT INTO zero_0.clients VALUES (gen_random_uuid(), 'c', 1)");
+        patiently(commits.wait_for(|commits| *commits > before)).await.expect("a commit");
+    };
+    type Change<'a> = &'a dyn Fn();
+    for (name, hide, show, why) in [
+        (
+            "the record",
+            &(|| set_open(&records, false)) as Change<'_>,
+            &(|| set_open(&records, true)) as Change<'_>,
+            "The database of client view records failed: ",
+        ),
+        ("the replica", &|| table("comment", "hidden"), &|| table("hidden", "comment"), "Rows could not be read: "),
+    ] {
+        let (identity, [mut staying, leaving]) = group(&server).await;
+        let sibling = identity.sibling();
+        let hello = || Hello::new(CLIENT_SCHEMA, vec![query(ISSUES)]);
+        let mut missing = open(&sibling, None, hello()).await;
+        let hash = hash_of(&query(ISSUES)).expect("a hash").to_owned();
+        let cookie = pokes_until_got(&mut missing, &hash).await.pop().expect("a poke").cookie;
+        drop((missing, leaving));
+        // Who stays is told of it, and holds the group.
+        server.sql(&format!("UPDATE comment SET body = 'missed {name}'"));
+        let missed = |poke: &Poke| poke.rows().any(|row| format!("{row:?}").contains(&format!("missed {name}")));
+        let latest = loop {
+            let poke = poke(&mut staying).await;
+            if missed(&poke) {
+                break poke.cookie;
+            }
+        };
+        hide();
+        unrelated().await;
+        let mut back = open(&sibling, Some(&cookie), Hello::again()).await;
+        for connection in [&mut back, &mut staying] {
+            let body = error(connection).await;
+            assert_eq!((body.kind, body.max_backoff_ms), (ErrorKind::Rehome, None), "{name}: {}", body.message);
+            assert!(body.message.starts_with(why), "{name}: {}", body.message);
+        }
+        show();
+        unrelated().await;
+        let mut back = open(&sibling, Some(&cookie), Hello::again()).await;
+        while !missed(&poke(&mut back).await) {}
+        // Who was told is not told again.
+        let mut staying = open(&identity, Some(&latest), Hello::again()).await;
+        assert_eq!(poke(&mut staying).await.rows().count(), 0, "{name}");
     }
 }
 

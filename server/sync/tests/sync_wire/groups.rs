@@ -6,7 +6,8 @@ use serde_json::json;
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 use zql_spec::version::StateVersion;
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, Names, SCHEMA, Server, hash, next, open, patiently, poke, query};
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, hash, next, open, patiently, poke, query};
+use crate::names::Names;
 
 /// All issues, as one of several queries that mean the same.
 fn issues(number: u32) -> DesiredOp {

@@ -56,21 +56,13 @@ impl Client {
     }
 }
 
-/// A session of the test's own.
-async fn session(server: &Server) -> tokio_postgres::Client {
-    let (parameters, _) = upstream::pool_parts(&server.database, "ZERO_UPSTREAM_DB", "test").expect("a URL");
-    let (client, connection) = parameters.connect(tokio_postgres::NoTls).await.expect("a session");
-    tokio::spawn(connection);
-    client
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_at_one_cookie_hold_the_same() {
     let server = Server::start(SCHEMA).await;
     let mut one = Client::new(server.identity()).await;
     one.until_got().await;
     // The group has to wait for its record while another client joins, and the database goes on.
-    let (locker, watcher) = (session(&server).await, session(&server).await);
+    let (locker, watcher) = (server.session().await, server.session().await);
     locker.batch_execute(r#"BEGIN; SELECT FROM "zero_0/cvr".instances FOR UPDATE"#).await.expect("locked");
     let mut two = Client::new(one.identity.sibling()).await;
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";

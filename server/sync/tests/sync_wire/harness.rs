@@ -1,6 +1,6 @@
 //! A server over a database of its own, an API server that answers what it is told, and clients.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,6 @@ use sync::options::Settings;
 use testdata::postgres::shared;
 use tokio::sync::{Notify, RwLock, oneshot, watch};
 use warp::Filter;
-use zql_spec::protocol::downstream::{QueryOp, RowOp};
 use zql_spec::protocol::error::ErrorBody;
 use zql_spec::protocol::upstream::DesiredOp;
 
@@ -207,14 +206,46 @@ impl Server {
     }
 
     /// Stops in order and starts anew over the same database and replica.
-    pub(crate) async fn restart(mut self) -> Server {
+    pub(crate) async fn restart(self) -> Server {
+        let (database, folder, api) = self.stop().await;
+        Server::over(database, folder, api, &[]).await
+    }
+
+    /// Stops in order and starts anew with a replica that is copied again, after some SQL.
+    pub(crate) async fn copied_anew(self, meanwhile: &str) -> Server {
+        let (database, _, api) = self.stop().await;
+        shared().psql(&database, meanwhile).expect("good SQL");
+        Server::over(database, Arc::new(tempfile::tempdir().expect("a folder")), api, &[]).await
+    }
+
+    async fn stop(mut self) -> (String, Arc<tempfile::TempDir>, Arc<Api>) {
         self.stop.take();
         self.hub.drain(PATIENCE).await;
         self.store.close().await;
         self.stream.take().expect("running").stop().await.expect("stopped in order");
         let Server { database, folder, api, hub, store, replica, views, .. } = self;
         drop((hub, store, replica, views));
-        Server::over(database, folder, api, &[]).await
+        (database, folder, api)
+    }
+
+    /// The version at which the newest replica was copied.
+    pub(crate) fn replica_version(&self) -> String {
+        self.sql("SELECT max(version COLLATE \"C\") FROM zero_0.replicas").trim().to_owned()
+    }
+
+    /// Runs SQL in the replica's file, as another program would.
+    pub(crate) fn replica_sql(&self, sql: &str) {
+        let file = rusqlite::Connection::open(self.folder.path().join("replica.db")).expect("a file");
+        file.busy_timeout(PATIENCE).expect("a timeout");
+        file.execute_batch(sql).expect("good SQL");
+    }
+
+    /// A session of the test's own with the database.
+    pub(crate) async fn session(&self) -> tokio_postgres::Client {
+        let (parameters, _) = upstream::pool_parts(&self.database, "ZERO_UPSTREAM_DB", "test").expect("a URL");
+        let (client, connection) = parameters.connect(tokio_postgres::NoTls).await.expect("a session");
+        tokio::spawn(connection);
+        client
     }
 
     /// Runs SQL upstream.
@@ -237,51 +268,6 @@ impl Server {
 /// The hash of a query.
 pub(crate) fn hash(op: &DesiredOp) -> String {
     hash_of(op).expect("a query").to_owned()
-}
-
-/// Short names for hashes and clients, so that a poke reads like a transcript.
-#[derive(Default)]
-pub(crate) struct Names(BTreeMap<String, String>);
-
-impl Names {
-    /// Adds a name.
-    pub(crate) fn with(mut self, id: &str, name: &str) -> Names {
-        self.0.insert(id.to_owned(), name.to_owned());
-        self
-    }
-
-    fn of<'a>(&'a self, id: &'a str) -> &'a str {
-        self.0.get(id).map_or(id, String::as_str)
-    }
-
-    /// What a poke says, a line each: desired queries, got queries, last mutations, rows.
-    pub(crate) fn lines(&self, poke: &Poke) -> Vec<String> {
-        let op = |op: &QueryOp| match op {
-            QueryOp::Put { hash, .. } => format!("put {}", self.of(hash)),
-            QueryOp::Del { hash } => format!("del {}", self.of(hash)),
-            QueryOp::Clear => "clear".to_owned(),
-        };
-        let desired = poke.parts.iter().flat_map(|part| part.desired_queries_patches.iter().flatten());
-        let mut lines: Vec<String> = desired
-            .flat_map(|(client, ops)| ops.iter().map(move |patch| format!("desired {} {}", self.of(client), op(patch))))
-            .collect();
-        let mut got: Vec<String> = poke.got().map(|patch| format!("got {}", op(patch))).collect();
-        got.sort();
-        lines.extend(got);
-        let changes = poke.parts.iter().flat_map(|part| part.last_mutation_id_changes.iter().flatten());
-        lines.extend(changes.map(|(client, id)| format!("last mutation of {} {id}", self.of(client))));
-        let mut rows: Vec<String> = poke
-            .rows()
-            .map(|row| match row {
-                RowOp::Put { table_name, value } => format!("put {table_name} {}", value["id"].as_str().unwrap_or("?")),
-                RowOp::Del { table_name, id } => format!("del {table_name} {}", id["id"].as_str().unwrap_or("?")),
-                other => format!("{other:?}"),
-            })
-            .collect();
-        rows.sort();
-        lines.extend(rows);
-        lines
-    }
 }
 
 /// A query that the API server of these tests answers with this AST.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use protocol_client::{Connection, Hello, Identity};
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, Names, SCHEMA, Server, hash, open, poke, query};
+use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, hash, open, poke, query};
+use crate::names::Names;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

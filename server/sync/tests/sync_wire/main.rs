@@ -17,6 +17,7 @@ mod inspector;
 mod lifetimes;
 mod mutate_api;
 mod mutations;
+mod names;
 mod outages;
 mod permissions;
 mod plain;

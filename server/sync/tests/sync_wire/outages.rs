@@ -9,7 +9,7 @@ use crate::crud::{acknowledged, everything, op, push, schema};
 use crate::harness::{CLIENT_SCHEMA, ISSUES, Server, error, open, patiently, poke, pokes_until_got, query};
 
 /// Ends all sessions of a database and lets nobody in, or lets them in again.
-fn set_open(database: &str, open: bool) {
+pub(crate) fn set_open(database: &str, open: bool) {
     let name = database.rsplit('/').next().and_then(|name| name.split('?').next()).expect("a name");
     let sql = format!(
         "ALTER DATABASE {name} ALLOW_CONNECTIONS {open}; \
