@@ -21,6 +21,7 @@ mod names;
 mod outages;
 mod permissions;
 mod plain;
+mod records;
 mod refusals;
 mod sent_away;
 mod siblings;

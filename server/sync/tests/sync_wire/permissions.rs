@@ -5,7 +5,8 @@ use protocol_client::{Connection, Hello, State, hash_of};
 use zql_spec::protocol::error::ErrorKind;
 use zql_spec::protocol::upstream::DesiredOp;
 
-use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, error, open, poke, pokes_until_got};
+use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, error, hash, open, poke, pokes_until_got};
+use crate::names::Names;
 
 const ANYBODY: &str = r#"[["allow",{"type":"and","conditions":[]}]]"#;
 const NOBODY: &str = "[]";
@@ -44,6 +45,28 @@ async fn they_are_in_force_as_they_are_deployed() {
     server.sql("INSERT INTO comment VALUES ('c2', 'i2', 'now discussed')");
     until_rows(&mut connection, &mut state, 2).await;
     assert_eq!(state.table("comment").count(), 0);
+}
+
+/// What is shown by other permissions are rows, and rows alone: the query was got before and stays got.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_they_show_of_a_query_that_was_got_are_rows() {
+    let server = Server::start(SCHEMA).await;
+    let own = Hello::ast(r#"{"table":"issue","orderBy":[["id","asc"]]}"#);
+    let (identity, mut connection) = server.connect(vec![own.clone()]).await;
+    let got = pokes_until_got(&mut connection, &hash(&own)).await.pop().expect("a poke");
+    assert_eq!(got.rows().count(), 0);
+    let names = Names::default().with(&identity.client_id, "me").with(&hash(&own), "A");
+    for (select, expected) in [
+        (OPEN, &["put issue i1"][..]),
+        (ANYBODY, &["put issue i2"]),
+        (NOBODY, &["del issue i1", "del issue i2"]),
+        (DISCUSSED, &["put issue i1"]),
+    ] {
+        server.sql(&format!(
+            r#"UPDATE zero.permissions SET permissions = '{{"tables":{{"issue":{{"row":{{"select":{select}}}}}}}}}'"#
+        ));
+        assert_eq!(names.lines(&poke(&mut connection).await), expected, "{select}");
+    }
 }
 
 /// Rows that come with other permissions, in one transaction, are judged by those; a secret that the permissions before
