@@ -55,6 +55,23 @@ async fn nothing_is_told_without_the_password() {
     assert_eq!(ask(&mut other, json!({ "op": "version", "id": "1" })).await, refused);
 }
 
+/// In development there is no password, and nobody needs one.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_development_whoever_asks_is_told() {
+    let (_server, mut connection, wanted) = start(&[("NODE_ENV", "development"), ("ZERO_SERVER_VERSION", "7.8")]).await;
+    for (request, op, value) in [
+        (json!({ "op": "version", "id": "1" }), "version", json!("7.8")),
+        (json!({ "op": "authenticate", "id": "1", "value": "" }), "authenticated", json!(true)),
+        (json!({ "op": "authenticate", "id": "1", "value": "wrong" }), "authenticated", json!(false)),
+        // It is not the password that lets in.
+        (json!({ "op": "version", "id": "1" }), "version", json!("7.8")),
+    ] {
+        assert_eq!(ask(&mut connection, request).await, json!({ "op": op, "id": "1", "value": value }));
+    }
+    let answer = ask(&mut connection, json!({ "op": "queries", "id": "1" })).await;
+    assert_eq!(answer["value"][0]["queryID"], json!(hash_of(&wanted)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_and_times() {
     let settings = [("ZERO_ADMIN_PASSWORD", "p"), ("ZERO_SERVER_VERSION", "7.8")];

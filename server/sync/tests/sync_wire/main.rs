@@ -4,6 +4,7 @@
 mod answers;
 mod api_calls;
 mod auth;
+mod callers;
 mod crud;
 mod encodings;
 mod ends;

@@ -166,6 +166,18 @@ async fn own_asts_see_what_permissions_allow() {
     assert_eq!(pokes.last().expect("a poke").rows().count(), 2);
 }
 
+/// Nothing is replicated at all: that is the operator's mistake, and no client's schema is too old for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_without_tables() {
+    let server = Server::start("SELECT 'no tables'").await;
+    for schema in [CLIENT_SCHEMA, r#"{"tables":{}}"#] {
+        let body = error(&mut open(&server.identity(), None, Hello::new(schema, vec![])).await).await;
+        let message =
+            "No tables have been synced from upstream. Please check that the ZERO_UPSTREAM_DB has been properly set.";
+        assert_eq!((body.kind, &*body.message), (ErrorKind::Internal, message));
+    }
+}
+
 /// What a client's schema asks of the tables that cannot be had.
 #[tokio::test(flavor = "multi_thread")]
 async fn schemas_that_do_not_fit() {
