@@ -1,7 +1,8 @@
 //! Named queries, as the application's query API transforms them.
 //!
 //! A call runs beside the group, and what it answers is an event like any other. An answer serves for a few seconds, and
-//! only for whoever shows the same credentials.
+//! only for whoever shows the same credentials. A query that it leaves out is refused like one with an error: whoever wants
+//! it would wait for ever.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! How connections are refused before they are one (protocol sheet §2.5), and plain HTTP.
 
+use std::time::{Duration, Instant};
+
 use futures::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
@@ -34,14 +36,18 @@ async fn raw_with(server: &Server, path: &str, protocols: &[&str]) -> Socket {
 /// The texts that arrive until the socket is closed, and the close frame.
 async fn rest(socket: &mut Socket) -> (Vec<String>, Option<CloseFrame>) {
     let mut texts = Vec::new();
-    loop {
-        match patiently(socket.next()).await {
-            Some(Ok(Message::Text(text))) => texts.push(text.to_string()),
-            Some(Ok(Message::Close(frame))) => return (texts, frame),
-            Some(Ok(_)) => {}
-            other => panic!("a close frame was expected, not {other:?}"),
+    // As a whole: a socket that is left open hears of the server again and again.
+    patiently(async {
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) => texts.push(text.to_string()),
+                Some(Ok(Message::Close(frame))) => break (texts, frame),
+                Some(Ok(_)) => {}
+                other => panic!("a close frame was expected, not {other:?}"),
+            }
         }
-    }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,6 +151,22 @@ async fn pings_are_answered_and_older_sockets_replaced() {
     assert_eq!(rest(&mut socket).await, (vec![], None));
     newer.send(Message::text(r#"["ping",{}]"#)).await.expect("sent");
     let Some(Ok(Message::Text(_))) = patiently(newer.next()).await else { panic!("a message") };
+}
+
+/// A client whose ping waits behind its own slow messages hears all the same that the server is there, before it gives up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_socket_hears_of_the_server_unasked() {
+    let server = Server::start(SCHEMA).await;
+    let mut socket = raw(&server, &format!("/sync/v51/connect?{PARAMS}"), Some("e30%3D")).await;
+    let Some(Ok(Message::Text(connected))) = patiently(socket.next()).await else { panic!("a message") };
+    assert!(connected.starts_with(r#"["connected","#), "{connected}");
+    let quiet = Instant::now();
+    for _ in 0..2 {
+        let Some(Ok(Message::Text(pong))) = patiently(socket.next()).await else { panic!("a message") };
+        assert_eq!(pong.as_str(), r#"["pong",{}]"#);
+    }
+    // Not more often than it takes to keep a client from giving up.
+    assert!(quiet.elapsed() > Duration::from_secs(10), "{:?}", quiet.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
