@@ -79,30 +79,32 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The next message that is no sign of life, with its state versions renamed.
     async fn message(&mut self) -> String {
-        loop {
-            let text = patiently(self.connection.next_text()).await.expect("a message").to_string();
-            if text == r#"["pong",{}]"# {
+        // As a whole: a server that has nothing to say is heard of every few seconds.
+        let text = patiently(async {
+            loop {
+                let text = self.connection.next_text().await.expect("a message");
+                if &*text != r#"["pong",{}]"# {
+                    break text.to_string();
+                }
+            }
+        })
+        .await;
+        let message: Value = serde_json::from_str(&text).expect("JSON");
+        let mut renamed = text.clone();
+        for name in ["pokeID", "baseCookie", "cookie"] {
+            let Some(cookie) = message[1][name].as_str() else { continue };
+            let (state, config) = cookie.split_once(':').map_or((cookie, None), |(state, tail)| (state, Some(tail)));
+            if state == "00" {
                 continue;
             }
-            let message: Value = serde_json::from_str(&text).expect("JSON");
-            let mut renamed = text.clone();
-            for name in ["pokeID", "baseCookie", "cookie"] {
-                let Some(cookie) = message[1][name].as_str() else { continue };
-                let (state, config) =
-                    cookie.split_once(':').map_or((cookie, None), |(state, tail)| (state, Some(tail)));
-                if state == "00" {
-                    continue;
-                }
-                let number = self.states.iter().position(|known| known == state).unwrap_or_else(|| {
-                    self.states.push(state.to_owned());
-                    self.states.len() - 1
-                });
-                let new =
-                    config.map_or_else(|| format!("S{}", number + 1), |config| format!("S{}:{config}", number + 1));
-                renamed = renamed.replace(&format!("\"{name}\":\"{cookie}\""), &format!("\"{name}\":\"{new}\""));
-            }
-            return renamed;
+            let number = self.states.iter().position(|known| known == state).unwrap_or_else(|| {
+                self.states.push(state.to_owned());
+                self.states.len() - 1
+            });
+            let new = config.map_or_else(|| format!("S{}", number + 1), |config| format!("S{}:{config}", number + 1));
+            renamed = renamed.replace(&format!("\"{name}\":\"{cookie}\""), &format!("\"{name}\":\"{new}\""));
         }
+        renamed
     }
 
     async fn send(&mut self, text: &str) {
