@@ -22,7 +22,7 @@ fn replica(path: &std::path::Path) -> Arc<Snapshot> {
     let mut load = Replica::create(path, &origin).unwrap();
     let of = |table: &str, n: usize| match (table, n % 11) {
         (_, 0) => SqliteValue::Null,
-        ("near", _) if n % 13 > 0 => SqliteValue::Text(format!("p{}", n * 7_919 % PARENTS)),
+        ("near", _) if !n.is_multiple_of(13) => SqliteValue::Text(format!("p{}", n * 7_919 % PARENTS)),
         ("far", 1) => SqliteValue::Text(format!("p{}", n * 7_919 % PARENTS)),
         _ => SqliteValue::Text(format!("gone {n}")),
     };
