@@ -121,7 +121,8 @@ impl Store {
         connections.done(client, warm).await?;
         let catch_up = catch_up::statement(&schema);
         let touch = format!(
-            r#"UPDATE {schema}."instances" SET "lastActive" = to_timestamp($2::float8 / 1000), "ttlClock" = $3
+            r#"UPDATE {schema}."instances" SET "lastActive" = to_timestamp($2::float8 / 1000),
+                   "ttlClock" = CASE WHEN "owner" IS NOT DISTINCT FROM $4 THEN $3 ELSE "ttlClock" END
                WHERE "clientGroupID" = $1"#
         );
         let writer = Writer {
@@ -217,13 +218,15 @@ impl Store {
         Lost(Arc::clone(&self.inner.waiting))
     }
 
-    /// Notes that a group is alive (ms since the epoch) and its TTL clock (ms), whoever owns it.
+    /// Notes that a group is alive (ms since the epoch), whoever owns it, and its TTL clock (ms) if that is this server: a
+    /// client may be connected to one that no longer does, and the clock is the owner's.
     pub async fn touch(&self, group: &str, last_active: f64, ttl_clock: f64) -> Result<(), StoreError> {
         let connections = &self.inner.connections;
         let client = connections.get().await?;
         let touched = connections.limited(async {
             let statement = client.prepare_cached(&self.inner.touch).await?;
-            client.execute(&statement, &[&group, &last_active, &ttl_clock]).await?;
+            let owner = &self.inner.options.task_id;
+            client.execute(&statement, &[&group, &last_active, &ttl_clock, owner]).await?;
             Ok(())
         });
         let touched = touched.await;

@@ -48,4 +48,9 @@ async fn touching() {
     group.flush(flush).await.unwrap();
     let loaded = store.load("g", 1.0).await.unwrap();
     assert_eq!((loaded.last_active, loaded.ttl_clock), (1_700_000_000_123.0, 12.5));
+    // Once another server has taken the group over, its clock is that one's alone.
+    database.store("b").await.load("g", 1_800_000_000_000.0).await.unwrap();
+    store.touch("g", 1_700_000_200_000.0, 99.0).await.unwrap();
+    let noted = r#"SELECT "ttlClock" || ' at ' || (extract(epoch FROM "lastActive") * 1000)::int8 FROM instances"#;
+    assert_eq!(database.value(noted).await, "12.5 at 1700000200000");
 }

@@ -66,9 +66,6 @@ pub(crate) async fn analyze(
     claims: Option<&Json>,
     request: AnalyzeQuery,
 ) -> Result<String, String> {
-    let Some(analyzer) = services.access.analyzer() else {
-        return Err("this server has no planner to ask".to_owned());
-    };
     let AnalyzeQuery { ast, named, options } = request;
     let analysis = match (named, ast) {
         (Some((name, args)), _) => {
@@ -83,6 +80,9 @@ pub(crate) async fn analyze(
                     .to_owned(),
             );
         }
+    };
+    let Some(analyzer) = services.access.analyzer() else {
+        return Err("this server has no planner to ask".to_owned());
     };
     let _turn = analyzer.turn.acquire().await.map_err(|error| error.to_string())?;
     let explain = Arc::clone(&analyzer.explain);

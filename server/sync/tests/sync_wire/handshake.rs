@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
@@ -64,6 +65,16 @@ async fn what_cannot_be_understood_is_closed_with_1002() {
             Some("e30%3D"),
             "Error: invalid querystring parameter lmid, got: abc, url: http://unused/sync/v51/connect?clientID=c",
         ),
+        (
+            "/sync/v51/connect?clientID=c&clientGroupID=g&ts=1",
+            Some("e30%3D"),
+            "Error: invalid querystring - missing lmid",
+        ),
+        (
+            "/sync/v51/connect?clientID=c&clientGroupID=g&ts=soon&lmid=1",
+            Some("e30%3D"),
+            "Error: invalid querystring parameter ts, got: soon, url: http://unused/sync/v51/connect?clientID=c",
+        ),
         ("/mutate/v51/connect?x", Some("e30%3D"), "Error: Received a push for a custom mutation but no `push.url` was"),
         ("/replication/v6/changes", Some("e30%3D"), "Error: Dispatch to the change-streamer via the main port is only"),
         (&good, None, "Error: Unexpected undefined value"),
@@ -77,6 +88,8 @@ async fn what_cannot_be_understood_is_closed_with_1002() {
         let frame = frame.expect("a code");
         assert_eq!((texts.len(), u16::from(frame.code)), (0, 1002), "{path}");
         assert!(frame.reason.starts_with(expected) && frame.reason.len() <= 123, "{path}: {}", frame.reason);
+        // What a close frame has no room for is left out.
+        assert_eq!(frame.reason.len() == 123, frame.reason.ends_with("..."), "{path}: {}", frame.reason);
     }
 }
 
@@ -89,6 +102,19 @@ async fn protocols_in_several_headers_are_a_list() {
     let (texts, frame) = rest(&mut socket).await;
     let frame = frame.expect("a code");
     assert_eq!((texts.len(), u16::from(frame.code), frame.reason.as_str()), (0, 1002, "Error: Invalid character"));
+}
+
+/// A token, and with it the header, may be long.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_headers_are_read() {
+    let server = Server::start(SCHEMA).await;
+    // Base64 of `{ "authToken":"`, many times `AAA`, and the end.
+    let header = format!("eyAiYXV0aFRva2VuIjoi{}In0g", "QUFB".repeat(3_700));
+    let mut socket = raw(&server, &format!("/sync/v51/connect?{PARAMS}"), Some(&header)).await;
+    let (texts, frame) = rest(&mut socket).await;
+    // It was understood: what is missing is the user.
+    assert!(texts[0].contains("Authenticated connections require a userID."), "{texts:?}");
+    assert_eq!(u16::from(frame.expect("a code").code), 3000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,22 +206,29 @@ async fn messages_that_are_too_big_or_no_messages() {
 
     const PUSH: &str = r#"["push",{"clientGroupID":"g","mutations":[{"type":"custom","id":1,"clientID":"c","name":"n","args":[],"timestamp":1}],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#;
     let pushing = Server::start_with(SCHEMA, &[("ZERO_MUTATE_URL", "http://127.0.0.1:1/mutate")]).await;
-    for (server, text, kind) in [
-        (&server, "nope", "InvalidMessage"),
-        (&server, r#"["foo",{}]"#, "InvalidMessage"),
+    for (server, text, kind, message) in [
+        (&server, "nope", "InvalidMessage", "SyntaxError: "),
+        (&server, r#"["foo",{}]"#, "InvalidMessage", r#"TypeError: Invalid union value: ["foo",{}]"#),
         (
             &server,
             r#"["push",{"clientGroupID":"h","mutations":[],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#,
             "InvalidPush",
+            r#"clientGroupID in mutation "h" does not match clientGroupID of connection "g"#,
         ),
-        (&server, PUSH, "A ZERO_MUTATE_URL must be set"),
+        (&server, PUSH, "InvalidPush", "A ZERO_MUTATE_URL must be set in order to process custom mutations."),
         // Before the first message it is not known where to send it.
-        (&pushing, PUSH, "Connection auth state was not available for this websocket."),
+        (&pushing, PUSH, "InvalidConnectionRequest", "Connection auth state was not available for this websocket."),
     ] {
         let mut socket = raw(server, &path, Some("e30%3D")).await;
         socket.send(Message::text(text)).await.expect("sent");
         let (texts, frame) = rest(&mut socket).await;
-        assert!(texts.last().expect("an error").contains(kind), "{text}: {texts:?}");
+        let body: Value = serde_json::from_str(texts.last().expect("an error")).expect("JSON");
+        assert_eq!(
+            (&body[0], &body[1]["kind"], &body[1]["origin"]),
+            (&json!("error"), &json!(kind), &json!("zeroCache"))
+        );
+        let told = body[1]["message"].as_str().expect("a message");
+        assert!(if message.ends_with(": ") { told.starts_with(message) } else { told == message }, "{text}: {told}");
         assert_eq!(frame, None);
     }
 }

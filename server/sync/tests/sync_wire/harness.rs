@@ -16,7 +16,7 @@ use sync::options::Settings;
 use testdata::postgres::shared;
 use tokio::sync::{Notify, RwLock, oneshot, watch};
 use warp::Filter;
-use zql_spec::protocol::error::ErrorBody;
+use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::upstream::DesiredOp;
 
 use crate::plain::Plain;
@@ -311,13 +311,19 @@ pub(crate) async fn pokes_until_got(connection: &mut Connection, hash: &str) -> 
 /// The error that ends a connection, whatever comes before it.
 pub(crate) async fn error(connection: &mut Connection) -> ErrorBody {
     patiently(async {
-        loop {
+        let body = loop {
             match connection.next().await {
                 Ok(_) => {}
-                Err(Error::Server(body)) => return *body,
+                Err(Error::Server(body)) => break *body,
                 Err(other) => panic!("an error message was expected, not {other}"),
             }
+        };
+        // A mutation that fails leaves the socket as it is.
+        if !matches!(body.kind, ErrorKind::MutationFailed | ErrorKind::MutationRateLimited) {
+            let end = connection.next().await;
+            assert!(matches!(&end, Err(Error::Closed { code: None, .. })), "after {body:?}: {end:?}");
         }
+        body
     })
     .await
 }

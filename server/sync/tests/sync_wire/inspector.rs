@@ -142,6 +142,26 @@ async fn queries_and_times() {
     assert!(answer["value"]["query-materialization-server"].as_array().expect("a digest").len() > 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_answered_is_an_error() {
+    let (_server, mut connection, _) = start(&[("ZERO_ADMIN_PASSWORD", "p")]).await;
+    ask(&mut connection, json!({ "op": "authenticate", "id": "0", "value": "p" })).await;
+    let missing = "AST is required for analyze-query operation. Either provide an AST directly or ensure custom query \
+                   transformation is configured.";
+    for (ast, message) in [
+        (None, missing),
+        // This server is without what the binary brings.
+        (Some(json!({ "table": "issue" })), "this server has no planner to ask"),
+    ] {
+        let mut request = json!({ "op": "analyze-query", "id": "a" });
+        if let Some(ast) = ast {
+            request["ast"] = ast;
+        }
+        let answer = ask(&mut connection, request).await;
+        assert_eq!(answer, json!({ "op": "error", "id": "a", "value": message }));
+    }
+}
+
 /// What is not asked for in the protocol's words is answered with the end; what servers ignore, with nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_that_nobody_understands() {

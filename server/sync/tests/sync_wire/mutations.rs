@@ -150,7 +150,13 @@ async fn failures_are_told_to_the_client_that_made_the_mutation() {
             1,
             "Failed to parse response from API server: ",
         ),
-        (&[], &[5, 6], (ErrorOrigin::Server, ErrorReason::OooMutation, None), 1, "Client "),
+        (
+            &[],
+            &[5, 6],
+            (ErrorOrigin::Server, ErrorReason::OooMutation, None),
+            1,
+            "Client MAKER sent mutation ID 5 but expected 1",
+        ),
     ] {
         let identity = server.identity();
         // The mutation of one tab, pushed by another.
@@ -160,7 +166,7 @@ async fn failures_are_told_to_the_client_that_made_the_mutation() {
         api.answer_with(answers);
         pusher.send_text(push(&identity, "create", ids)).await.expect("sent");
         let error = error(&mut maker).await;
-        assert!(error.message.starts_with(message), "{error:?}");
+        assert!(error.message.starts_with(&message.replace("MAKER", &identity.client_id)), "{error:?}");
         let ErrorBody { kind, mutation_ids, .. } = &error;
         assert_eq!(
             (*kind, error.origin, error.reason, error.status),
@@ -204,7 +210,12 @@ async fn pushes_that_cannot_be_sent_are_refused() {
             ErrorKind::InvalidPush,
             "A push of custom mutations cannot hold CRUD mutations as well.",
         ),
-        (&foreign, None, ErrorKind::InvalidPush, "clientGroupID in mutation \"other\" does not match clientGroupID of"),
+        (
+            &foreign,
+            None,
+            ErrorKind::InvalidPush,
+            "clientGroupID in mutation \"other\" does not match clientGroupID of connection \"GROUP",
+        ),
         (
             &custom,
             Some("http://elsewhere/"),
@@ -217,14 +228,24 @@ async fn pushes_that_cannot_be_sent_are_refused() {
             ErrorKind::PushFailed,
             "Failed to push: The push URL cannot contain the reserved query param \"appID\"",
         ),
+        (
+            &custom,
+            Some("/other/x?schema=s"),
+            ErrorKind::PushFailed,
+            "Failed to push: The push URL cannot contain the reserved query param \"schema\"",
+        ),
     ] {
         let identity = server.identity();
         let url = url.map(|url| if url.starts_with('/') { format!("{}{url}", api.url) } else { url.to_owned() });
         let mut connection = join(&identity, |hello| hello.init.user_push_url = url).await;
         connection.send_text(message(&identity)).await.expect("sent");
         let error = error(&mut connection).await;
-        assert_eq!(error.kind, kind, "{error:?}");
-        assert!(error.message.starts_with(text), "{error:?}");
+        assert_eq!((error.kind, error.message), (kind, text.replace("GROUP", &identity.client_group_id)));
+        let named: Option<Vec<i64>> = error.mutation_ids.map(|ids| ids.iter().map(|id| id.id).collect());
+        let failed = (Some(ErrorOrigin::ZeroCache), Some(ErrorReason::Internal), Some(vec![1]));
+        let refused = (Some(ErrorOrigin::ZeroCache), None, None);
+        let expected = if kind == ErrorKind::PushFailed { failed } else { refused };
+        assert_eq!((error.origin, error.reason, named), expected);
     }
     assert!(api.calls().is_empty());
 }

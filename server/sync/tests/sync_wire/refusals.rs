@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use protocol_client::{Hello, hash_of};
-use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use protocol_client::{Error, Hello, hash_of};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorOrigin, ErrorReason};
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, PutQuery, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, poke, pokes_until_got, query};
+use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, patiently, poke, pokes_until_got, query};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn joining_is_refused() {
@@ -59,7 +59,7 @@ async fn joining_is_refused() {
             None,
             Hello::new(CLIENT_SCHEMA, vec![query(r#"{"table":"nosuch"}"#)]),
             ErrorKind::Internal,
-            "table 'nosuch' is not one of: comment,issue",
+            "table 'nosuch' is not one of: comment,issue,zero.permissions,zero_0.clients,zero_0.mutations. Check the spelling and ensure that the table has a primary key.",
         ),
         (
             None,
@@ -98,7 +98,10 @@ async fn members_of_a_group_are_refused_alone() {
     let other_schema = r#"{"tables":{"issue":{"columns":{"id":{"type":"string"}},"primaryKey":["id"]}}}"#;
     let mut client = open(&identity.sibling(), None, Hello::new(other_schema, vec![])).await;
     let body = error(&mut client).await;
-    assert_eq!(body.message, "Provided schema does not match previous schema");
+    assert_eq!(
+        (body.kind, &*body.message),
+        (ErrorKind::InvalidConnectionRequest, "Provided schema does not match previous schema")
+    );
 
     let sibling = identity.sibling();
     let mut client = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
@@ -114,7 +117,8 @@ async fn members_of_a_group_are_refused_alone() {
 
     let stranger = protocol_client::Identity { user_id: Some("u".to_owned()), ..identity.sibling() };
     let mut client = open(&stranger, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
-    assert_eq!(error(&mut client).await.kind, ErrorKind::Unauthorized);
+    let end = patiently(client.next()).await;
+    assert!(matches!(&end, Err(Error::Server(body)) if body.kind == ErrorKind::Unauthorized), "{end:?}");
 
     server.sql("UPDATE issue SET title = 'still served' WHERE id = 'i1'");
     while poke(&mut good).await.rows().count() == 0 {}
@@ -132,7 +136,9 @@ async fn failures_of_the_query_api() {
     server.api.status.store(500, Ordering::Relaxed);
     let calls = server.api.calls.load(Ordering::Relaxed);
     let (_, mut connection) = server.connect(vec![query(ISSUES)]).await;
-    assert_eq!(error(&mut connection).await.message, "Fetch from API server returned non-OK status 500");
+    let body = error(&mut connection).await;
+    assert_eq!((body.kind, body.status), (ErrorKind::TransformFailed, Some(500)));
+    assert_eq!(body.message, "Fetch from API server returned non-OK status 500");
     assert_eq!(server.api.calls.load(Ordering::Relaxed) - calls, 4, "tried four times");
 
     // A URL that is not allowed.
@@ -141,7 +147,9 @@ async fn failures_of_the_query_api() {
     hello.init.user_query_url = Some("http://127.0.0.1:9/evil".to_owned());
     let mut connection = open(&server.identity(), None, hello).await;
     let expected = "URL \"http://127.0.0.1:9/evil\" is not allowed by the ZERO_QUERY_URL configuration";
-    assert_eq!(error(&mut connection).await.message, expected);
+    let body = error(&mut connection).await;
+    assert_eq!((body.kind, &*body.message, body.query_ids), (ErrorKind::TransformFailed, expected, Some(vec![])));
+    assert_eq!((body.origin, body.reason), (Some(ErrorOrigin::ZeroCache), Some(ErrorReason::Internal)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
