@@ -33,8 +33,18 @@ async fn calls_that_fail_as_a_whole() {
     let (server, api) = start().await;
     let failed = r#"{"kind":"TransformFailed","origin":"server","reason":"database","message":"m","queryIDs":["x"]}"#;
     let listed = format!(r#"["transformFailed",{failed}]"#);
+    let forbidden = "x".repeat(600);
+    let of_server = |reason: &str| {
+        format!(
+            r#"{{"kind":"TransformFailed","origin":"server","reason":"{reason}","message":"m","details":{{"z":[1]}},"queryIDs":[]}}"#
+        )
+    };
+    let (unread, broken) = (of_server("parse"), of_server("internal"));
     for ((status, text), origin, reason, message) in [
         ((400, "no"), ZeroCache, ErrorReason::Http, "Fetch from API server returned non-OK status 400"),
+        ((403, &*forbidden), ZeroCache, ErrorReason::Http, "Fetch from API server returned non-OK status 403"),
+        ((200, &*unread), OfServer, ErrorReason::Parse, "m"),
+        ((200, &*broken), OfServer, ErrorReason::Internal, "m"),
         ((200, failed), OfServer, ErrorReason::Database, "m"),
         ((200, &*listed), OfServer, ErrorReason::Database, "m"),
         ((200, r#"{"kind":"TransformFailed","message":"m"}"#), ZeroCache, ErrorReason::Parse, PARSE),
@@ -65,7 +75,11 @@ async fn calls_that_fail_as_a_whole() {
                 "{text} {by_token}"
             );
             assert!(body.message.starts_with(message), "{}", body.message);
-            assert_eq!(body.body_preview.as_deref(), (status == 400).then_some("no"));
+            let preview = if text.len() > 512 { format!("{}...", &text[..512]) } else { text.to_owned() };
+            let of_http = (status != 200).then_some((status, preview));
+            assert_eq!(body.status.zip(body.body_preview), of_http);
+            let details = text.contains("details").then_some(r#"{"z":[1]}"#);
+            assert_eq!(body.details.as_ref().map(|details| details.get()), details, "{text}");
             server.sql("UPDATE issue SET title = title || '.' WHERE id = 'i1'");
             while poke(&mut sibling).await.rows().count() == 0 {}
         }
@@ -210,6 +224,28 @@ async fn pushes_that_fail() {
             None,
             "m",
             Some(r#"{"z":[1]}"#),
+        ),
+        (
+            |id| {
+                json!({ "kind": "PushFailed", "origin": "server", "reason": "internal", "message": "m",
+                    "mutationIDs": [id] })
+            },
+            OfServer,
+            ErrorReason::Internal,
+            None,
+            "m",
+            None,
+        ),
+        (
+            |id| {
+                json!({ "kind": "PushFailed", "origin": "zeroCache", "reason": "http", "status": 500,
+                    "bodyPreview": "b", "message": "m", "mutationIDs": [id] })
+            },
+            ZeroCache,
+            ErrorReason::Http,
+            Some(500),
+            "m",
+            None,
         ),
         (
             |id| json!({ "kind": "PushFailed", "origin": "zeroCache", "reason": "http", "message": "m", "mutationIDs": [id] }),
