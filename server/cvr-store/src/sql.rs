@@ -121,12 +121,15 @@ fn config_sql(schema: &str) -> String {
     )
 }
 
-/// Rows of a record that was purged or dropped meanwhile are not written: whoever has its name next is not to have them.
+/// Rows of a record that was purged or dropped meanwhile are not written: whoever has its name next is not to have them. The
+/// lock waits for a purge that is under way, and makes later ones pass the group over until its rows are there to be purged;
+/// flushes do not mind it.
 pub(crate) fn behind(schema: &str) -> String {
     format!(
         r#"WITH alive AS MATERIALIZED (
-    SELECT id, version, n FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (id, version, n)
-    WHERE EXISTS (SELECT FROM {schema}."instances" i WHERE i."clientGroupID" = id AND i."deleted" IS DISTINCT FROM true)
+    SELECT t.id, t.version, t.n FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (id, version, n)
+    JOIN {schema}."instances" i ON i."clientGroupID" = t.id AND i."deleted" IS DISTINCT FROM true
+    FOR KEY SHARE OF i
 ), versions AS (
     INSERT INTO {schema}."rowsVersion" AS v ("clientGroupID", "version")
     SELECT id, coalesce(version, '00') FROM alive

@@ -45,6 +45,24 @@ async fn a_fresh_database() {
     assert_eq!(constraints.lines().count(), 4);
 }
 
+/// The first servers of a deployment start together: one of them makes the tables, and all of them find the same.
+#[tokio::test]
+async fn servers_that_start_at_once_on_a_fresh_database() {
+    let alone = Database::new().await;
+    alone.store("a").await;
+    let expected = structure(&alone).await;
+    let database = Database::new().await;
+    let tasks = ["a", "b", "c", "d"];
+    let stores = futures::future::join_all(tasks.map(|task| database.try_store(task))).await;
+    for (task, store) in tasks.iter().zip(stores) {
+        Group::with_rows(&store.unwrap(), task, 1).await.assert_stored().await;
+    }
+    assert_eq!(structure(&database).await, expected);
+    assert_eq!(database.value("SELECT count(*) FROM instances").await, "4", "nothing was made twice");
+    let history = r#"SELECT string_agg(concat_ws(' ', "dataVersion", "schemaVersion", "minSafeVersion"), ',') FROM "versionHistory""#;
+    assert_eq!(database.value(history).await, "17 17 1");
+}
+
 #[tokio::test]
 async fn other_versions() {
     let database = Database::new().await;
@@ -186,20 +204,25 @@ async fn tables_that_are_dropped_under_a_server() {
 
 #[tokio::test]
 async fn rows_behind_a_poke_do_not_come_after_their_record_is_gone() {
-    let database = Database::new().await;
-    let store = database.store("a").await;
-    let mut group = Group::with_rows(&store, "g", 1).await;
-    let mut other = connect(&database.url).await;
-    let held = other.transaction().await.unwrap();
-    held.batch_execute(&format!("SELECT FROM \"{SCHEMA}\".rows FOR UPDATE")).await.unwrap();
-    let rows: Vec<_> = (0..150).map(|row| ("q", row.to_string(), Some("02"))).collect();
-    let flush = group.update("02", &[], &[], &rows);
-    group.flush(flush).await.unwrap();
-    held.batch_execute(&format!(r#"DROP SCHEMA "{SCHEMA}" CASCADE"#)).await.unwrap();
-    held.commit().await.unwrap();
-    store.rows_written("g").await.unwrap();
-    assert_eq!(
-        database.value(r#"SELECT (SELECT count(*) FROM rows) + (SELECT count(*) FROM "rowsVersion")"#).await,
-        "0"
+    let drop = format!(r#"DROP SCHEMA "{SCHEMA}" CASCADE"#);
+    let purge = format!(
+        r#"SET search_path = "{SCHEMA}"; SELECT FROM instances FOR UPDATE; DELETE FROM rows; DELETE FROM "rowsVersion";
+           UPDATE instances SET deleted = true, version = '00'"#
     );
+    for gone in [drop, purge] {
+        let database = Database::new().await;
+        let store = database.store("a").await;
+        let mut group = Group::with_rows(&store, "g", 1).await;
+        let mut other = connect(&database.url).await;
+        let held = other.transaction().await.unwrap();
+        held.batch_execute(&format!("SELECT FROM \"{SCHEMA}\".rows FOR UPDATE")).await.unwrap();
+        let rows: Vec<_> = (0..150).map(|row| ("q", row.to_string(), Some("02"))).collect();
+        let flush = group.update("02", &[], &[], &rows);
+        group.flush(flush).await.unwrap();
+        held.batch_execute(&gone).await.unwrap();
+        held.commit().await.unwrap();
+        store.rows_written("g").await.unwrap();
+        let left = r#"SELECT (SELECT count(*) FROM rows) + (SELECT count(*) FROM "rowsVersion")"#;
+        assert_eq!(database.value(left).await, "0", "{gone}");
+    }
 }
