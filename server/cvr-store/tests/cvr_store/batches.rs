@@ -31,7 +31,7 @@ async fn a_hundred_groups_in_three_statements() {
 async fn a_failure_is_one_groups_own() {
     let database = Database::new().await;
     let store = database.store("a").await;
-    let ids = ["fine", "modified", "purged", "taken", "second"];
+    let ids = ["fine", "modified", "purged", "taken", "second", "both"];
     let mut groups: Vec<Group> = Vec::new();
     for id in ids {
         groups.push(Group::with_rows(&store, id, 1).await);
@@ -39,10 +39,10 @@ async fn a_failure_is_one_groups_own() {
     let mut new = Group::load(&store, "new", 1.0).await.unwrap();
     database
         .sql(
-            r#"UPDATE instances SET version = '01:01' WHERE "clientGroupID" = 'modified';
+            r#"UPDATE instances SET version = '01:01' WHERE "clientGroupID" IN ('modified', 'both');
                UPDATE instances SET "lastActive" = 'epoch', "ttlClock" = 0 WHERE "clientGroupID" IN ('modified', 'taken');
                DELETE FROM instances WHERE "clientGroupID" = 'purged';
-               UPDATE instances SET owner = 'x', "grantedAt" = to_timestamp(5) WHERE "clientGroupID" = 'taken';
+               UPDATE instances SET owner = 'x', "grantedAt" = to_timestamp(5) WHERE "clientGroupID" IN ('taken', 'both');
                INSERT INTO instances ("clientGroupID", version, "lastActive") VALUES ('new', '07', now())"#,
         )
         .await;
@@ -65,6 +65,8 @@ async fn a_failure_is_one_groups_own() {
             "CVR has been concurrently modified. Expected 01, got 00",
             "CVR ownership was transferred to x at 1970-01-01T00:00:05.000Z (last connect time: 1970-01-01T00:00:00.001Z)",
             "written",
+            // Whose it is comes before what was done to it.
+            "CVR ownership was transferred to x at 1970-01-01T00:00:05.000Z (last connect time: 1970-01-01T00:00:00.001Z)",
             "CVR has been concurrently modified. Expected 00, got 07",
         ]
     );

@@ -96,3 +96,27 @@ async fn ranges() {
         Err(StoreError::Rehome(Rehome::ConcurrentModification { actual, .. })) if actual == "00"
     ));
 }
+
+/// What is gone is read by nobody but clients that missed it; that it cannot be read is theirs to hear.
+#[tokio::test]
+async fn patches_that_cannot_be_read() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut group = Group::with_rows(&store, "g", 1).await;
+    let flush = group.update("02", &[], &[], &[("q", "0".into(), None)]);
+    group.flush(flush).await.unwrap();
+    for (change, fault) in [
+        (r#""patchVersion" = 'zz'"#, "patchVersion: Invalid LexiVersion: zz"),
+        (r#""patchVersion" = '02', "rowKey" = '[]'"#, "rowKey []: "),
+    ] {
+        database.sql(&format!("UPDATE rows SET {change}")).await;
+        Group::load(&store, "g", 1.0).await.unwrap();
+        match store.catch_up(range(Some("01"), "02", "02", &[])).await {
+            Err(StoreError::Refused(text)) => {
+                let expected = format!("the stored client view record is unusable: {fault}");
+                assert!(text.starts_with(&expected), "{text} should begin with {expected}");
+            }
+            outcome => panic!("{change}: {outcome:?}"),
+        }
+    }
+}

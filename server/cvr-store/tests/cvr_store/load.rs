@@ -104,6 +104,9 @@ async fn what_another_server_wrote() {
         )
         .await;
     let group = Group::load(&store, "g", 1.0).await.unwrap();
+    // It was nobody's.
+    let owner = r#"SELECT owner || ' ' || (extract(epoch FROM "grantedAt") * 1000)::int8 FROM instances WHERE owner IS NOT NULL"#;
+    assert_eq!(database.value(owner).await, "a 1");
     assert_eq!(group.cvr.queries.len(), 2);
     assert!(group.cvr.queries["lmids"].body.is_internal());
     assert_eq!(group.cvr.queries["lmids"].signature, Signature::Absent);
@@ -154,6 +157,9 @@ async fn ownership() {
     let database = Database::new().await;
     let (a, b) = (database.store("a").await, database.store("b").await);
     let mut at_a = Group::with_rows(&a, "g", 1).await;
+    // Whose it is reads it without a claim.
+    a.load("g", 900.0).await.unwrap();
+    assert_eq!(database.value(r#"SELECT (extract(epoch FROM "grantedAt") * 1000)::int8 FROM instances"#).await, "1");
     // A client connects to b later: b claims the record.
     at_a.connected = 1_000.0;
     let flush = at_a.update("02", &[], &[], &[("q", "0".into(), Some("02"))]);
@@ -255,4 +261,117 @@ async fn rows_of_a_record_that_was_written_meanwhile() {
     assert!(matches!(refusal, StoreError::Rehome(Rehome::ConcurrentModification { .. })), "{refusal}");
     let again = b.load("g", 1.0).await.unwrap();
     assert_eq!(b.load_rows(&again).await.unwrap().len(), 1);
+}
+
+/// A query that was removed keeps what it asks and whose its counts were; that it ever ran it does not. Put again, it begins
+/// anew.
+#[tokio::test]
+async fn tombstones_of_queries() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let mut group = Group::with_rows(&store, "g", 1).await;
+    let named = || {
+        let body = Some(Body::Custom { name: "named".into(), args: "[1,  {}]".into() });
+        Put { query: "n".into(), body, ttl: None }
+    };
+    let flush = group.config(|update| update.put_desired("c", &[named()]).unwrap());
+    group.flush(flush).await.unwrap();
+    let flush = group.update("02", &["n"], &[], &[("n", "0".into(), Some("01"))]);
+    group.flush(flush).await.unwrap();
+    database.sql(r#"UPDATE queries SET "rowSetSignature" = 'ff' WHERE "queryHash" = 'q'"#).await;
+    group = Group::load(&store, "g", 1.0).await.unwrap();
+    let columns = r#"SELECT string_agg(array_to_string(ARRAY["queryHash", "clientAST"::text, "queryName", "queryArgs"::text,
+        "patchVersion", "transformationHash", "transformationVersion", internal::text, deleted::text, "rowSetSignature"],
+        ' ', '-'), E'\n' ORDER BY "queryHash") FROM queries WHERE internal IS NULL"#;
+    let ours = ROW_SET_SIGNATURE;
+    assert_eq!(
+        database.value(columns).await,
+        format!("n - named [1,  {{}}] 02 hash 02 - false {ours}\nq {{\"table\": \"q\"}} - - 01 hash 01 - false ff")
+    );
+    let flush = group.update("03", &[], &["n", "q"], &[]);
+    group.flush(flush).await.unwrap();
+    assert_eq!(
+        database.value(columns).await,
+        format!("n - named [1,  {{}}] 03 - - - true {ours}\nq {{\"table\": \"q\"}} - - 03 - - - true ff")
+    );
+    assert_eq!(database.value("SELECT count(*) FROM desires").await, "2");
+    group.assert_stored().await;
+    let flush = group.config(|update| {
+        update.inactivate("c", &["n".into()], 1.0).unwrap();
+        update.put_desired("c", &[named()]).unwrap();
+    });
+    group.flush(flush).await.unwrap();
+    assert_eq!(
+        database.value(columns).await,
+        "n - named [1,  {}] - - - - false -\nq {\"table\": \"q\"} - - 03 - - - true ff"
+    );
+    group.assert_stored().await;
+}
+
+/// A record whose rows were never written stands at the beginning; one that stands anywhere else waits for them.
+#[tokio::test]
+async fn a_record_without_rows() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    database
+        .sql(
+            r#"INSERT INTO instances ("clientGroupID", version, "lastActive")
+               VALUES ('new', '00', now()), ('late', '01', now()), ('lost', '01', now())"#,
+        )
+        .await;
+    let mut new = Group::load(&store, "new", 1.0).await.unwrap();
+    assert!(new.cvr.stored && new.cvr.version.is_empty() && new.rows.is_empty());
+    let flush = new.config(|update| update.ensure_client("c", "zero_0"));
+    new.flush(flush).await.unwrap();
+    new.assert_stored().await;
+    let (late, lost, ()) = tokio::join!(
+        store.load("late", 1.0),
+        store.load("lost", 1.0),
+        database.sql(r#"INSERT INTO "rowsVersion" VALUES ('late', '01')"#)
+    );
+    assert_eq!(late.unwrap().version, version("01"));
+    assert_eq!(lost.unwrap_err().to_string(), "max attempts exceeded waiting for CVR@01 to catch up from 00");
+}
+
+/// What no server writes is told as what it is, and troubles nobody but its group.
+#[tokio::test]
+async fn records_that_cannot_be_read() {
+    let database = Database::new().await;
+    let store = database.store("a").await;
+    let other = Group::with_rows(&store, "other", 1).await;
+    let neither = "queries: q has neither an AST nor a name and arguments";
+    for (number, (tables, change, fault)) in [
+        (&["instances", "rowsVersion"][..], "version = 'zz'", "version: Invalid LexiVersion: zz"),
+        (&["instances", "rowsVersion"], "version = '01:01:01'", "version: Invalid version string 01:01:01"),
+        (&["queries"], r#""clientAST" = NULL"#, neither),
+        (&["queries"], r#""clientAST" = NULL, "queryName" = 'n'"#, neither),
+        (&["queries"], r#""patchVersion" = 'zz'"#, "versions: Invalid LexiVersion: zz"),
+        (&["queries"], r#""transformationVersion" = '01:zz'"#, "versions: Invalid LexiVersion: zz"),
+        (&["desires"], r#""patchVersion" = 'zz'"#, "versions: Invalid LexiVersion: zz"),
+        (&["rows"], r#""patchVersion" = 'zz'"#, "rows: patchVersion: Invalid LexiVersion: zz"),
+        (&["rows"], r#""rowKey" = '[]'"#, "rows: rowKey []: "),
+        (&["rows"], r#""refCounts" = '[]'"#, "rows: refCounts []: "),
+        (&["rows"], r#""refCounts" = 'null'"#, "rows: refCounts null: "),
+        (&["rows"], r#""refCounts" = '1'"#, "rows: refCounts 1: "),
+        (&["rows"], r#""refCounts" = '{"q": "1"}'"#, r#"rows: refCounts {"q": "1"}: "#),
+        (&["rows"], r#""refCounts" = '{"q": 0.5}'"#, r#"rows: refCounts {"q": 0.5}: "#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = format!("g{number}");
+        Group::with_rows(&store, &id, 1).await;
+        let query = if tables == ["queries"] { r#" AND "queryHash" = 'q'"# } else { "" };
+        for table in tables {
+            database.sql(&format!(r#"UPDATE "{table}" SET {change} WHERE "clientGroupID" = '{id}'{query}"#)).await;
+        }
+        match Group::load(&store, &id, 1.0).await.map(|_| ()) {
+            Err(StoreError::Refused(text)) => {
+                let expected = format!("the stored client view record has unusable {fault}");
+                assert!(text.starts_with(&expected), "{text} should begin with {expected}");
+            }
+            outcome => panic!("{change}: {outcome:?}"),
+        }
+    }
+    other.assert_stored().await;
 }
