@@ -287,6 +287,28 @@ fn a_put_without_a_query_is_refused() {
 }
 
 #[test]
+fn what_a_query_asks_is_what_was_said_of_it_first() {
+    let custom = || Body::Custom { name: "n".into(), args: "[]".into() };
+    for (first, then) in
+        [(custom(), put_query("other").body), (put_query("q").body.unwrap(), Some(custom())), (custom(), None)]
+    {
+        let mut group = Group::at("01");
+        group
+            .config(|update| {
+                update.ensure_client("c", "zero_0");
+                update.ensure_client("d", "zero_0");
+                update.put_desired("c", &[Put { query: "q".into(), body: Some(first.clone()), ttl: None }])
+            })
+            .unwrap();
+        let again = Put { query: "q".into(), body: then.clone(), ttl: None };
+        let lines = group.config(|update| update.put_desired("d", &[again])).unwrap();
+        assert_eq!(lines, ["desired d put q @01:02"]);
+        assert_eq!(group.cvr.queries["q"].body, first, "{then:?}");
+        assert_eq!(group.last_flush.as_ref().unwrap().queries[0].query.body, first, "{then:?}");
+    }
+}
+
+#[test]
 fn base_cookies() {
     let not_found = || Err(CvrError::ClientNotFound("Client not found".to_owned()));
     let cases = [
