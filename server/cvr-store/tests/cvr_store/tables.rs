@@ -219,6 +219,10 @@ async fn rows_behind_a_poke_do_not_come_after_their_record_is_gone() {
         let rows: Vec<_> = (0..150).map(|row| ("q", row.to_string(), Some("02"))).collect();
         let flush = group.update("02", &[], &[], &rows);
         group.flush(flush).await.unwrap();
+        // What writes the rows has found the record, and waits.
+        let waiting =
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        while database.value(waiting).await != "true" {}
         held.batch_execute(&gone).await.unwrap();
         held.commit().await.unwrap();
         store.rows_written("g").await.unwrap();
