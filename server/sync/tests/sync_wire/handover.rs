@@ -138,6 +138,56 @@ async fn a_group_moves_to_the_server_of_its_newest_client() {
     }
 }
 
+/// The rows of a large change are written behind the poke. A server that takes the group over in the meantime waits for them,
+/// and the one that has told its clients of them tells them nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_moves_while_its_rows_are_still_written() {
+    let here = Server::start(SCHEMA).await;
+    let there = here.beside().await;
+    let mut staying = Client::new(here.identity()).await;
+    staying.until_got().await;
+    let mut moving = Client::new(staying.identity.sibling()).await;
+    moving.until_got().await;
+    let (locker, watcher) = (here.session().await, here.session().await);
+    locker.batch_execute(r#"BEGIN; SELECT FROM "zero_0/cvr".rows FOR UPDATE"#).await.expect("locked");
+    here.sql(
+        "BEGIN; UPDATE issue SET title = 'many' WHERE id = 'i1';
+         INSERT INTO issue SELECT 'n' || n, 'one of many', true FROM generate_series(1, 150) n; COMMIT",
+    );
+    staying.until("many").await;
+    let group = staying.identity.client_group_id.clone();
+    let record = async || {
+        let sql = r#"SELECT owner, i.version, r.version FROM "zero_0/cvr".instances i
+            JOIN "zero_0/cvr"."rowsVersion" r USING ("clientGroupID") WHERE "clientGroupID" = $1"#;
+        let row = watcher.query_one(sql, &[&group]).await.expect("a record");
+        [0, 1, 2].map(|column| row.get::<_, String>(column))
+    };
+    let [owner, version, rows] = record().await;
+    assert_eq!(staying.state.cookie.as_deref(), Some(&*version));
+    assert!(rows < version, "{rows} should be behind {version}");
+    // It has not read what it was told here. Whoever takes it in has looked at the record by the time that it has claimed it.
+    moving.go_to(&there).await;
+    patiently(async { while record().await[0] == owner {} }).await;
+    // In the time that others need to be served there, nothing is made of a record that is not complete.
+    Client::new(there.identity()).await.until_got().await;
+    assert_eq!(record().await[1], version);
+    locker.batch_execute("COMMIT").await.expect("let go");
+    let rows = moving.poke().await;
+    assert_eq!((rows, moving.shows("many")), (151, true), "what it missed, at once");
+    let cookie = moving.state.cookie.clone().expect("a cookie");
+    assert!(cookie.starts_with(&*version), "{cookie} is at the state of {version}");
+    assert_eq!(moving.state.rows, staying.state.rows);
+
+    here.sql("UPDATE issue SET title = 'later' WHERE id = 'i2'");
+    assert_eq!(moving.poke().await, 1, "one row changed");
+    rehomed(&mut staying).await;
+    staying.go_to(&there).await;
+    assert_eq!(staying.poke().await, 1, "what it missed");
+    assert_eq!(staying.state.rows, moving.state.rows);
+    let [_, version, rows] = record().await;
+    assert_eq!(rows, version);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_moves_back_and_forth_loses_nothing() {
     let here = Server::start(SCHEMA).await;

@@ -1,6 +1,7 @@
 //! How long queries live when nobody wants them any more (record sheet §5), on a server whose clock is moved. To the
 //! millisecond it is tested where it is decided, in the record's own tests.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use protocol_client::{Connection, Hello, Identity};
@@ -122,6 +123,19 @@ async fn times_to_live() {
     assert_eq!(tab.next().await, ["got del A", "del issue i1"]);
 }
 
+/// A query that is wanted and given up in one breath is answered all the same, and lives for its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_given_up_as_it_is_asked_for() {
+    let server = Server::start(SCHEMA).await;
+    let (wanted, brief) = (issue("i1", LONGEST), issue("i2", LONGEST));
+    let mut tab = Tab::new(&server, &[&wanted]).await;
+    tab.names = tab.names.with(&hash(&brief), "B");
+    assert_eq!(tab.change(vec![brief.clone(), del(&brief)]).await, ["desired me put B", "desired me del B"]);
+    assert_eq!(tab.next().await, ["got put B", "put issue i2"]);
+    server.hub.clock().advance(11 * MINUTE);
+    assert_eq!(tab.next().await, ["got del B", "del issue i2"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_clock_stands_still_without_clients() {
     let server = Server::start(SCHEMA).await;
@@ -141,6 +155,71 @@ async fn the_clock_stands_still_without_clients() {
     assert_eq!(tab.next().await, ["put issue i1"]);
     server.hub.clock().advance(6 * MINUTE);
     assert_eq!(tab.next().await, ["got del A", "del issue i1"]);
+}
+
+/// Queries that expired or were cleared when nobody had the group, or whose server died before it took them out: whoever comes
+/// back is told that they are gone, and the application is not asked what they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_that_have_expired_when_a_record_is_loaded() {
+    let mut server = Server::start(SCHEMA).await;
+    let (kept, expired, cleared) = (issue("i1", LONGEST), issue("i2", LONGEST), query(r#"{"table":"comment"}"#));
+    let mut tab = Tab::new(&server, &[&kept, &expired, &cleared]).await;
+    assert_eq!((server.api.call_with("").await, server.api.call_with("").await), (0, 3), "the user, the queries");
+    tab.connection = None;
+    for (more, told, asked) in [
+        ("", &["got del B", "got del C", "del comment c1", "del issue i2"][..], &[0, 1][..]),
+        (
+            r#"UPDATE desires SET deleted = true, "inactivatedAtMs" = 0, "ttlMs" = 1"#,
+            &["got del A", "del issue i1"],
+            &[0],
+        ),
+    ] {
+        server = server.restart().await;
+        server.sql(&format!(
+            r#"SET search_path = "zero_0/cvr"; UPDATE instances SET "ttlClock" = 700000;
+               UPDATE desires SET deleted = true, "inactivatedAtMs" = 600000, "ttlMs" = 100000 WHERE "queryHash" = '{}';
+               UPDATE desires SET deleted = true WHERE "queryHash" = '{}'; {more}"#,
+            hash(&expired),
+            hash(&cleared)
+        ));
+        let desires = server.sql(r#"SELECT * FROM "zero_0/cvr".desires ORDER BY "queryHash""#);
+        let calls = server.api.calls.load(Ordering::Relaxed);
+        tab.identity.server.clone_from(&server.url);
+        tab.connection = Some(open(&tab.identity, Some(&tab.cookie), Hello::again()).await);
+        assert_eq!(tab.next().await, told);
+        for queries in asked {
+            assert_eq!(server.api.call_with("").await, *queries);
+        }
+        assert_eq!(server.api.calls.load(Ordering::Relaxed) - calls, asked.len());
+        assert_eq!(server.sql(r#"SELECT * FROM "zero_0/cvr".desires ORDER BY "queryHash""#), desires);
+        tab.connection = None;
+    }
+    let live = r#"SELECT count(*) FROM "zero_0/cvr".queries WHERE internal IS NULL AND NOT deleted"#;
+    assert_eq!(server.sql(live).trim(), "0");
+}
+
+/// A query has not expired that whoever comes back wants again with the first message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_had_expired_and_is_wanted_again() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = issue("i1", LONGEST);
+    let mut tab = Tab::new(&server, &[&wanted]).await;
+    tab.connection = None;
+    server.sql(r#"UPDATE "zero_0/cvr".desires SET deleted = true, "inactivatedAtMs" = -700000"#);
+    let there = server.beside().await;
+    let identity = Identity { server: there.url.clone(), ..tab.identity.clone() };
+    let mut hello = Hello::again();
+    hello.init.desired_queries_patch = vec![wanted];
+    tab.connection = Some(open(&identity, Some(&tab.cookie), hello).await);
+    assert_eq!(tab.next().await, ["desired me put A"]);
+    server.sql("UPDATE issue SET title = 'wanted' WHERE id = 'i1'");
+    let told = loop {
+        let told = tab.next().await;
+        if !told.is_empty() {
+            break told;
+        }
+    };
+    assert_eq!(told, ["put issue i1"]);
 }
 
 /// An expired query goes with what else its message asks for. If that takes long, it may be wanted again by then.
