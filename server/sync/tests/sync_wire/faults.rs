@@ -1,7 +1,7 @@
 //! Records that were purged, taken, changed or broken by others, and replicas that no longer fit (sheet §15): whom it is
 //! told, in which words, and that it goes on afterwards.
 
-use protocol_client::{Connection, Event, Hello, Poke, hash_of};
+use protocol_client::{Connection, Event, Hello, Identity, Poke, hash_of};
 use testdata::postgres::shared;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
 use zql_spec::protocol::upstream::Upstream;
@@ -61,8 +61,91 @@ async fn records_that_cannot_be_loaded() {
     }
 }
 
+/// What no server writes is told to whoever comes to the record, each time, and to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_nobody_can_read() {
+    let server = Server::start(SCHEMA).await;
+    let (_, mut bystanders) = group(&server).await;
+    for (damage, message) in [
+        ("", None),
+        (
+            "UPDATE instances SET version = 'zz'; UPDATE \"rowsVersion\" SET version = 'zz'",
+            Some("the stored client view record has unusable version: Invalid LexiVersion: zz"),
+        ),
+        (
+            "UPDATE queries SET \"queryName\" = NULL",
+            Some("the stored client view record has unusable queries: q has neither an AST nor a name and arguments"),
+        ),
+        (
+            "UPDATE desires SET \"patchVersion\" = 'zz'",
+            Some("the stored client view record has unusable versions: Invalid LexiVersion: zz"),
+        ),
+        (
+            "UPDATE rows SET \"refCounts\" = '[]'",
+            Some("the stored client view record has unusable rows: refCounts []: "),
+        ),
+        (
+            "UPDATE rows SET \"rowKey\" = '7' WHERE \"refCounts\" IS NOT NULL",
+            Some("the stored client view record has unusable rows: rowKey 7: "),
+        ),
+        // Read for those who missed it.
+        (
+            "UPDATE rows SET \"patchVersion\" = 'zz' WHERE \"refCounts\" IS NULL",
+            Some("the stored client view record is unusable: patchVersion: Invalid LexiVersion: zz"),
+        ),
+        // One of a client's own, and one of the server's.
+        ("UPDATE queries SET \"clientAST\" = '7'", Some("Expected object. Got 7")),
+        ("UPDATE queries SET \"clientAST\" = '7', internal = true", Some("Expected object. Got 7")),
+    ] {
+        let identity = server.identity();
+        let (group, client) = (&identity.client_group_id, &identity.client_id);
+        server.sql(&format!(
+            r#"SET search_path = "zero_0/cvr";
+            INSERT INTO instances ("clientGroupID", version, "lastActive", "clientSchema")
+                VALUES ('{group}', '01', now(), '{CLIENT_SCHEMA}');
+            INSERT INTO clients VALUES ('{group}', '{client}');
+            INSERT INTO queries ("clientGroupID", "queryHash", "queryName", "queryArgs", "patchVersion")
+                VALUES ('{group}', 'q', 'ast', '[{{"table":"issue"}}]', '01');
+            INSERT INTO desires ("clientGroupID", "clientID", "queryHash", "patchVersion")
+                VALUES ('{group}', '{client}', 'q', '01');
+            INSERT INTO "rowsVersion" VALUES ('{group}', '01');
+            INSERT INTO rows VALUES ('{group}', '', 'issue', '{{"id":"i1"}}', '01', '01', '{{"q":1}}'),
+                ('{group}', '', 'issue', '{{"id":"gone"}}', '01', '01', NULL);"#,
+        ));
+        for damage in damage.split_terminator("; ") {
+            let of_group = if damage.contains("WHERE") { "AND" } else { "WHERE" };
+            server.sql(&format!(r#"SET search_path = "zero_0/cvr"; {damage} {of_group} "clientGroupID" = '{group}'"#));
+        }
+        let Some(message) = message else {
+            let whole = poke(&mut open(&identity, Some("00:01"), Hello::again()).await).await;
+            assert_eq!(whole.rows().count(), 3, "{whole:?}");
+            continue;
+        };
+        for _ in 0..2 {
+            let body = told_why(&identity, Some("00:01")).await;
+            assert_eq!((body.kind, body.max_backoff_ms), (ErrorKind::Internal, None), "{damage}: {}", body.message);
+            assert!(body.message.starts_with(message), "{damage}: {} should begin with {message}", body.message);
+        }
+    }
+    server.sql("UPDATE issue SET title = 'still served' WHERE id = 'i2'");
+    for bystander in &mut bystanders {
+        while !poke(bystander).await.rows().any(|row| format!("{row:?}").contains("still served")) {}
+    }
+}
+
+/// Why a client cannot come back. Whoever is faster than the end of the group is sent away once more, which is no answer.
+async fn told_why(identity: &Identity, cookie: Option<&str>) -> ErrorBody {
+    loop {
+        let hello = Hello::new(CLIENT_SCHEMA, vec![query(ISSUES)]);
+        let body = error(&mut open(identity, cookie, hello).await).await;
+        if body.message != "Reconnect required" {
+            return body;
+        }
+    }
+}
+
 /// A group with two clients that hold the issues.
-async fn group(server: &Server) -> (protocol_client::Identity, [Connection; 2]) {
+async fn group(server: &Server) -> (Identity, [Connection; 2]) {
     let hash = hash_of(&query(ISSUES)).expect("a hash").to_owned();
     let (identity, mut one) = server.connect(vec![query(ISSUES)]).await;
     pokes_until_got(&mut one, &hash).await;
@@ -112,6 +195,45 @@ async fn records_that_others_write() {
         ));
         let mut again = open(&identity, Some("00:01"), Hello::again()).await;
         while poke(&mut again).await.rows().count() == 0 {}
+    }
+}
+
+/// A record that is purged while clients are connected: whatever happens next is not written, all are sent away, and when they
+/// come back they are told why they have to begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_purged_under_its_clients() {
+    let server = Server::start(SCHEMA).await;
+    let (_, mut bystanders) = group(&server).await;
+    for by_client in [false, true] {
+        let (identity, mut connections) = group(&server).await;
+        let of_group = format!(r#"WHERE "clientGroupID" = '{}'"#, identity.client_group_id);
+        let version = server.sql(&format!(r#"SELECT version FROM "zero_0/cvr".instances {of_group}"#));
+        let version = version.trim();
+        let inactive = r#"UPDATE "zero_0/cvr".instances SET "lastActive" = now() - interval '3 days'"#;
+        server.sql(&format!("{inactive} {of_group}"));
+        assert_eq!(server.purge().await, 1);
+        if by_client {
+            connections[0].change_queries(vec![query(r#"{"table":"comment"}"#)]).await.expect("sent");
+        } else {
+            server.sql("UPDATE issue SET title = title || '.' WHERE id = 'i1'");
+        }
+        let body = told_to_all(&mut connections).await;
+        assert_eq!((body.kind, body.max_backoff_ms), (ErrorKind::Rehome, None));
+        let message = format!("CVR has been concurrently modified. Expected {version}, got 00");
+        assert_eq!(body.message, message);
+        for (identity, cookie) in [(&identity, Some(version)), (&identity.sibling(), None)] {
+            let body = told_why(identity, cookie).await;
+            let expected = (ErrorKind::ClientNotFound, "Client has been purged due to inactivity");
+            assert_eq!((body.kind, &*body.message), expected, "{cookie:?}");
+        }
+        for table in ["clients", "queries", "desires", "rows", "\"rowsVersion\""] {
+            let left = server.sql(&format!(r#"SELECT count(*) FROM "zero_0/cvr".{table} {of_group}"#));
+            assert_eq!(left.trim(), "0", "{table}");
+        }
+    }
+    server.sql("UPDATE issue SET title = 'still served' WHERE id = 'i2'");
+    for bystander in &mut bystanders {
+        while !poke(bystander).await.rows().any(|row| format!("{row:?}").contains("still served")) {}
     }
 }
 

@@ -240,6 +240,12 @@ impl Server {
         file.execute_batch(sql).expect("good SQL");
     }
 
+    /// Purges the records of groups that were inactive for two days; gives how many.
+    pub(crate) async fn purge(&self) -> u64 {
+        let inactivity = Duration::from_secs(48 * 3600);
+        self.store.purge_round(inactivity, u32::MAX).await.expect("a round").groups
+    }
+
     /// A session of the test's own with the database.
     pub(crate) async fn session(&self) -> tokio_postgres::Client {
         let (parameters, _) = upstream::pool_parts(&self.database, "ZERO_UPSTREAM_DB", "test").expect("a URL");
