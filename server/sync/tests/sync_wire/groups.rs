@@ -286,6 +286,50 @@ async fn deleted_clients_that_are_there() {
     assert_eq!(server.sql(&record).trim(), "1");
 }
 
+/// A browser says as well which groups it has given up, and a new tab which tabs there still are. Nobody is told that any of
+/// them is deleted: what becomes of groups is a matter of time, and of tabs it is seen what they no longer want.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_and_clients_that_are_said_to_be_gone() {
+    let server = Server::start(SCHEMA).await;
+    let (other, mut elsewhere) = server.connect(vec![issues(1)]).await;
+    let (identity, mut connection) = server.connect(vec![issues(1)]).await;
+    let (closed, third) = (identity.sibling(), identity.sibling());
+    let names = names(&identity, &[&issues(1), &issues(2)]).with(&closed.client_id, "closed");
+    for connection in [&mut elsewhere, &mut connection] {
+        while !lines(connection, &names).await.contains(&"got put A".to_owned()) {}
+    }
+    lines(&mut open(&closed, None, Hello::new(CLIENT_SCHEMA, vec![issues(1)])).await, &names).await;
+    let groups = Some(vec![other.client_group_id.clone(), identity.client_group_id.clone()]);
+    for client_ids in [None, Some(vec![])] {
+        let delete = DeleteClients { client_ids, client_group_ids: groups.clone() };
+        connection.send(&Upstream::DeleteClients(delete)).await.expect("sent");
+    }
+    let mut hello = Hello::new(CLIENT_SCHEMA, vec![]);
+    hello.init.active_clients = Some(vec![identity.client_id.clone(), third.client_id.clone()]);
+    let mut third = open(&third, None, hello).await;
+    lines(&mut third, &names).await;
+    connection.change_queries(vec![issues(2)]).await.expect("sent");
+    let mut heard = Vec::new();
+    for connection in [&mut connection, &mut third] {
+        let mut seen = Vec::new();
+        while !seen.contains(&"got put B".to_owned()) {
+            match next(connection).await {
+                Event::Poke(poke) => seen.extend(names.lines(&poke)),
+                Event::DeleteClients(told) => panic!("{told:?}"),
+                _ => {}
+            }
+        }
+        heard.push(seen);
+    }
+    assert!(heard[0].contains(&"desired closed del A".to_owned()), "{heard:?}");
+    let left = r#"SELECT count(*) FROM "zero_0/cvr".clients WHERE "clientID" = "#;
+    assert_eq!(server.sql(&format!("{left}'{}'", closed.client_id)).trim(), "0");
+    server.sql("UPDATE issue SET title = 'served' WHERE id = 'i1'");
+    for connection in [&mut elsewhere, &mut connection, &mut third] {
+        assert_eq!(lines(connection, &names).await, ["put issue i1"]);
+    }
+}
+
 /// A client is in one place, whatever group it says it is of.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_turns_up_in_another_group() {

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-use protocol_client::{Connection, Event, Hello, Identity, hash_of};
+use protocol_client::{Connection, Error, Event, Hello, Identity, hash_of};
 use serde_json::{Value, json};
 use zql_spec::protocol::downstream::RowOp;
+use zql_spec::protocol::error::ErrorKind;
 use zql_spec::protocol::sec_protocol::SecProtocol;
 use zql_spec::protocol::upstream::{DeleteClients, Upstream};
 use zql_spec::version::StateVersion;
 
+use crate::auth::{MUTATE_URL, SECRET, jwt};
 use crate::crud::{everything, schema};
 use crate::harness::{
     CLIENT_SCHEMA, ISSUES, SCHEMA, Server, hash, next, open, patiently, poke, pokes_until_got, query,
@@ -234,5 +236,131 @@ async fn a_record_and_a_newer_copy_of_the_database() {
         let expected = ["del comment c1", "put issue i1", "put issue i2", "put issue i3"];
         assert_eq!(Names::default().lines(&told), expected);
         assert_eq!(instance(&server, &group, "\"replicaVersion\""), copied);
+    }
+}
+
+/// All that is in the records.
+fn everything_stored(server: &Server) -> String {
+    let tables = ["instances", "clients", "queries", "desires", "rows", "rowsVersion"];
+    let lines = tables.map(|table| format!(r#"SELECT '{table} ' || t::text AS line FROM "zero_0/cvr"."{table}" t"#));
+    server.sql(&format!("SELECT string_agg(line, E'\n' ORDER BY line) FROM ({}) lines", lines.join(" UNION ALL ")))
+}
+
+/// Whoever is refused for who they are leaves nothing, neither of a new group nor in one that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_let_in_leaves_no_trace() {
+    let user = |identity: Identity, user: &str, token: &str| Identity {
+        user_id: Some(user.to_owned()),
+        auth: Some(token.to_owned()),
+        ..identity
+    };
+    let hello = || Hello::new(CLIENT_SCHEMA, vec![query(ISSUES)]);
+    let mine = jwt(&json!({ "sub": "u" }));
+    for (setting, good, refusals) in [
+        (
+            MUTATE_URL,
+            "good",
+            &[("u", "bad", ErrorKind::TransformFailed), ("somebody", "good", ErrorKind::Unauthorized)][..],
+        ),
+        (SECRET, &mine, &[("u", "bad", ErrorKind::AuthInvalidated), ("somebody", &mine, ErrorKind::AuthInvalidated)]),
+    ] {
+        let server = Server::start_with(SCHEMA, &[setting]).await;
+        server.api.unknown.lock().expect("not poisoned").push("bad".to_owned());
+        *server.api.user.lock().expect("not poisoned") = Some(json!("u"));
+        let known = user(server.identity(), "u", good);
+        let mut connection = None;
+        for is_there in [false, true] {
+            if is_there {
+                let opened = connection.insert(open(&known, None, hello()).await);
+                pokes_until_got(opened, &hash(&query(ISSUES))).await;
+            }
+            let before = everything_stored(&server);
+            assert_eq!(before.trim().is_empty(), !is_there, "{before}");
+            for (who, token, kind) in refusals {
+                for identity in [known.sibling(), server.identity()] {
+                    let mut refused = open(&user(identity, who, token), None, hello()).await;
+                    let body = loop {
+                        match patiently(refused.next()).await {
+                            Ok(Event::Connected) => {}
+                            Err(Error::Server(body)) => break body,
+                            other => panic!("{who} {token}: {other:?}"),
+                        }
+                    };
+                    assert_eq!(body.kind, *kind, "{who} {token}: {}", body.message);
+                }
+            }
+            // Their groups come to their ends.
+            server.hub.clock().advance(Duration::from_secs(6));
+            let left = usize::from(is_there);
+            patiently(async {
+                while server.hub.sizes() != (left, left) {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            assert_eq!(everything_stored(&server), before);
+        }
+    }
+}
+
+/// A row that a client missed and that the replica does not have is passed over; what else it missed it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missed_row_that_is_nowhere() {
+    let server = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let (identity, mut staying) = server.connect(vec![wanted.clone()]).await;
+    pokes_until_got(&mut staying, &hash(&wanted)).await;
+    let sibling = identity.sibling();
+    let mut leaving = open(&sibling, None, Hello::new(CLIENT_SCHEMA, vec![wanted.clone()])).await;
+    let cookie = pokes_until_got(&mut leaving, &hash(&wanted)).await.pop().expect("a poke").cookie;
+    drop(leaving);
+    server.sql("UPDATE issue SET title = 'missed' WHERE id = 'i1'");
+    let names = Names::default();
+    let latest = loop {
+        let poke = poke(&mut staying).await;
+        if names.lines(&poke).contains(&"put issue i1".to_owned()) {
+            break poke.cookie;
+        }
+    };
+    server.sql(&format!(
+        r#"INSERT INTO "zero_0/cvr".rows SELECT "clientGroupID", '', 'issue', '{{"id":"nowhere"}}', "rowVersion",
+           "patchVersion", "refCounts" FROM "zero_0/cvr".rows WHERE "patchVersion" = '{latest}'"#
+    ));
+    let mut back = open(&sibling, Some(&cookie), Hello::again()).await;
+    let told = poke(&mut back).await;
+    assert_eq!((told.base.as_ref(), &told.cookie), (Some(&cookie), &latest));
+    assert_eq!(names.lines(&told), ["put issue i1"]);
+    // Nobody is the worse for it.
+    server.sql("UPDATE issue SET title = 'later' WHERE id = 'i2'");
+    for connection in [&mut back, &mut staying] {
+        assert_eq!(names.lines(&poke(connection).await), ["put issue i2"]);
+    }
+}
+
+/// Postgres keeps the ASTs of a record in an order of its own, so the hashes of the server's own queries are others when a
+/// server loads the record for the first time. That is a version without news; from then on nothing happens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_loaded_again_and_again() {
+    let first = Server::start(SCHEMA).await;
+    let wanted = query(ISSUES);
+    let (mut identity, mut connection) = first.connect(vec![wanted.clone()]).await;
+    let mut cookie = pokes_until_got(&mut connection, &hash(&wanted)).await.pop().expect("a poke").cookie;
+    for load in 1..=3 {
+        let server = first.beside().await;
+        identity.server.clone_from(&server.url);
+        let mut connection = open(&identity, Some(&cookie), Hello::again()).await;
+        let told = poke(&mut connection).await;
+        assert_eq!((told.base.as_ref(), told.parts.len()), (Some(&cookie), 0));
+        // Other databases of the cluster may have moved the replica's state in the meantime.
+        let moved = !told.cookie.starts_with(&*cookie);
+        match load {
+            1 if moved => {
+                assert!(told.cookie > cookie && !told.cookie.contains(':'), "{} follows {cookie}", told.cookie)
+            }
+            1 => assert_eq!(told.cookie, format!("{cookie}:01")),
+            _ => assert_eq!(told.cookie, cookie),
+        }
+        assert_eq!(instance(&server, &identity.client_group_id, "version"), told.cookie);
+        cookie = told.cookie;
     }
 }
