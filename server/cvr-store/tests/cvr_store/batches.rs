@@ -82,6 +82,33 @@ async fn a_failure_is_one_groups_own() {
     assert_eq!(database.value(r#"SELECT count(*) FROM clients WHERE "clientGroupID" = 'new'"#).await, "0");
 }
 
+/// Two servers are asked for a new group at once: one of them makes it, and the other one hears of it.
+#[tokio::test]
+async fn a_new_group_at_two_servers() {
+    let database = Database::new().await;
+    let stores = [database.store("a").await, database.store("b").await];
+    for round in 0..10 {
+        let id = format!("g{round}");
+        let mut groups = join_all(stores.iter().map(|store| Group::load(store, &id, 1.0))).await;
+        let flushes = groups.iter_mut().map(|group| {
+            let group = group.as_mut().unwrap();
+            let task = group.store.options().task_id.clone();
+            let flush = group.config(|update| update.ensure_client(&task, "zero_0"));
+            group.flush(flush)
+        });
+        let outcomes = join_all(flushes).await;
+        let made: Vec<usize> = (0..2).filter(|&server| outcomes[server].is_ok()).collect();
+        let [winner] = made[..] else { panic!("round {round}: {outcomes:?}") };
+        assert_eq!(
+            outcomes[1 - winner].as_ref().unwrap_err().to_string(),
+            "CVR has been concurrently modified. Expected 00, got 00:01"
+        );
+        groups[winner].as_ref().unwrap().assert_stored().await;
+        let clients = format!(r#"SELECT string_agg("clientID", ' ') FROM clients WHERE "clientGroupID" = '{id}'"#);
+        assert_eq!(database.value(&clients).await, ["a", "b"][winner], "round {round}");
+    }
+}
+
 #[tokio::test]
 async fn values_that_postgres_refuses() {
     let database = Database::new().await;
