@@ -10,6 +10,7 @@ use cvr::patch::{QueryPatch, lacks};
 use cvr::record::Body;
 use cvr::row::{QueryId, Rows};
 use cvr_store::{Rehome, StoreError};
+use rustc_hash::FxHashSet;
 use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -326,7 +327,9 @@ fn apply(
     if asked.iter().any(|id| id == client) {
         return Err(Box::new(ErrorBody::new(ErrorKind::Internal, "cannot delete self")));
     }
-    gone.extend(asked.iter().cloned());
+    // Whoever is missing and named, or named twice, is told once.
+    let mut told: FxHashSet<String> = gone.iter().cloned().collect();
+    gone.extend(asked.iter().filter(|id| told.insert((*id).clone())).cloned());
     for id in &gone {
         update.delete_client(id, ttl_clock);
     }

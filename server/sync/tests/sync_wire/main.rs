@@ -10,6 +10,7 @@ mod encodings;
 mod ends;
 mod faults;
 mod flow;
+mod gone;
 mod groups;
 mod handover;
 mod handshake;

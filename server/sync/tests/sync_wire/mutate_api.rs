@@ -101,6 +101,16 @@ impl MutateApi {
             .extend(answers.iter().map(|(status, text)| (*status, (*text).into())));
     }
 
+    /// Waits until all of these answers were given.
+    pub(crate) async fn all_given(&self) {
+        patiently(async {
+            while !self.script.lock().expect("not poisoned").is_empty() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
     /// Holds requests up until [`MutateApi::release`].
     pub(crate) fn hold(&self) {
         self.gate.forget_permits(OPEN);
