@@ -8,6 +8,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -24,6 +26,9 @@ use crate::socket::{self, UpgradeRequest};
 
 /// Connections that may wait to be accepted: a restart brings all clients back at once.
 const BACKLOG: u32 = 4096;
+
+/// The version of the WebSocket protocol.
+const WEBSOCKET_VERSION: &str = "13";
 
 /// Opens the public port, on all addresses, or on loopback only.
 pub fn listen(port: u16, loopback_only: bool) -> std::io::Result<TcpListener> {
@@ -60,7 +65,7 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Outpu
             let request =
                 UpgradeRequest { path: path.as_str().to_owned(), query: (!query.is_empty()).then_some(query), headers };
             let (Some(raw), Some(key)) = (raw, accept_key(&request.headers)) else {
-                return StatusCode::BAD_REQUEST.into_response();
+                return no_handshake(&Method::GET, &request.headers);
             };
             let compression = hub.config.compression.clone().filter(|_| deflate::is_offered(&request.headers));
             let mut response = switching(&key, compression.is_some());
@@ -88,9 +93,10 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Outpu
         .boxed();
     let plain = warp::method()
         .and(warp::path::full())
+        .and(warp::query::raw().or_else(|_| async { Ok::<_, Rejection>((String::new(),)) }))
         .and(warp::header::headers_cloned())
-        .map(move |method: Method, path: warp::path::FullPath, headers: HeaderMap| {
-            answer(&hub, &method, path.as_str(), &headers)
+        .map(move |method: Method, path: warp::path::FullPath, query: String, headers: HeaderMap| {
+            answer(&hub, &method, path.as_str(), &query, &headers)
         })
         .boxed();
     let routes = upgrade
@@ -102,10 +108,30 @@ pub async fn serve(hub: Arc<Hub>, listener: TcpListener, stop: impl Future<Outpu
     warp::serve(routes).incoming(listener).graceful(stop).run().await;
 }
 
+/// Bytes that a handshake's key stands for (RFC 6455, 4.1).
+const KEY_BYTES: usize = 16;
+
 /// The key that proves to a client that its handshake was understood.
 fn accept_key(headers: &HeaderMap) -> Option<HeaderValue> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()
+    let is_key = BASE64_STANDARD.decode(key.as_bytes()).is_ok_and(|bytes| bytes.len() == KEY_BYTES);
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok().filter(|_| is_key)
+}
+
+/// The answer to a handshake that is none. The words are those of the library that the reference uses.
+fn no_handshake(method: &Method, headers: &HeaderMap) -> Response {
+    let (status, text) = if *method != Method::GET {
+        (StatusCode::METHOD_NOT_ALLOWED, "Invalid HTTP method")
+    } else if accept_key(headers).is_none() {
+        (StatusCode::BAD_REQUEST, "Missing or invalid Sec-WebSocket-Key header")
+    } else if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != WEBSOCKET_VERSION) {
+        (StatusCode::BAD_REQUEST, "Missing or invalid Sec-WebSocket-Version header")
+    } else {
+        (StatusCode::BAD_REQUEST, "Invalid Upgrade header")
+    };
+    // A client of another version of the protocol is told which one is spoken (RFC 6455, 4.4).
+    let reply = warp::reply::with_header(text, header::SEC_WEBSOCKET_VERSION, WEBSOCKET_VERSION);
+    warp::reply::with_status(reply, status).into_response()
 }
 
 /// The answer that completes the handshake, and grants compression if it is.
@@ -128,10 +154,10 @@ fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     if first.is_empty() { None } else { HeaderValue::from_bytes(first).ok() }
 }
 
-fn answer(hub: &Hub, method: &Method, path: &str, headers: &HeaderMap) -> Response {
+fn answer(hub: &Hub, method: &Method, path: &str, query: &str, headers: &HeaderMap) -> Response {
     if headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket")) {
         // The upgrade route took every well-formed handshake.
-        return StatusCode::BAD_REQUEST.into_response();
+        return no_handshake(method, headers);
     }
     if matches!(*method, Method::GET | Method::HEAD) && matches!(path, "/" | "/keepalive") {
         if path == "/keepalive" {
@@ -139,7 +165,8 @@ fn answer(hub: &Hub, method: &Method, path: &str, headers: &HeaderMap) -> Respon
         }
         return warp::reply::with_header("OK", header::CONTENT_TYPE, "text/plain; charset=utf-8").into_response();
     }
+    let asked = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
     let body =
-        json!({ "message": format!("Route {method}:{path} not found"), "error": "Not Found", "statusCode": 404 });
+        json!({ "message": format!("Route {method}:{asked} not found"), "error": "Not Found", "statusCode": 404 });
     warp::reply::with_status(warp::reply::json(&body), StatusCode::NOT_FOUND).into_response()
 }

@@ -1,22 +1,28 @@
-//! How connections are refused before they are one (protocol sheet §2.5), and plain HTTP.
+//! How connections are made, and refused before they are one (protocol sheet §2).
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use futures::{SinkExt, StreamExt};
+use protocol_client::{Connection, Hello};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use zql_spec::protocol::connect::percent_encode;
+use zql_spec::protocol::sec_protocol::SecProtocol;
+use zql_spec::protocol::upstream::Upstream;
 
-use crate::harness::{SCHEMA, Server, patiently};
+use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, hash, patiently, pokes_until_got};
 
-type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<tokio::net::TcpStream>>;
 
 const PARAMS: &str = "clientID=c&clientGroupID=g&baseCookie=&ts=1&lmid=0&wsid=w";
 
 /// A raw connection; the server must echo the offered protocol.
-async fn raw(server: &Server, path: &str, protocol: Option<&str>) -> Socket {
+pub(crate) async fn raw(server: &Server, path: &str, protocol: Option<&str>) -> Socket {
     raw_with(server, path, protocol.as_slice()).await
 }
 
@@ -51,45 +57,149 @@ async fn rest(socket: &mut Socket) -> (Vec<String>, Option<CloseFrame>) {
     .await
 }
 
+/// What a close frame has room for.
+fn elided(reason: &str) -> String {
+    if reason.len() > 123 { format!("{}...", &reason[..120]) } else { reason.to_owned() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_understood_is_closed_with_1002() {
     let server = Server::start(SCHEMA).await;
     let good = format!("/sync/v51/connect?{PARAMS}");
+    let other = format!("/other/v51/connect?{PARAMS}&{}", "x".repeat(200));
+    let ids = "clientID=c&clientGroupID=g";
+    let parameter = |name: &str, value: &str, query: &str| {
+        format!(
+            "Error: invalid querystring parameter {name}, got: {value}, url: http://unused/sync/v51/connect?{ids}&{query}"
+        )
+    };
     for (path, protocol, expected) in [
         ("/", Some("e30%3D"), "Error: Invalid URL: /"),
         ("/a/b/sync/v51/connect?x=1", Some("e30%3D"), "Error: Invalid URL: /a/b/sync/v51/connect?x=1"),
+        ("/sync/v51/connect/", Some("e30%3D"), "Error: Invalid URL: /sync/v51/connect/"),
+        ("/sync/51/connect", Some("e30%3D"), "Error: Invalid URL: /sync/51/connect"),
+        (&other, Some("e30%3D"), &format!("Error: Invalid URL: {other}")),
         ("/sync/vx/connect", Some("e30%3D"), "Error: Invalid version: /sync/vx/connect"),
         ("/sync/v51/connect", Some("e30%3D"), "Error: invalid querystring - missing clientID"),
+        ("/sync/v51/connect?clientID=c", Some("e30%3D"), "Error: invalid querystring - missing clientGroupID"),
+        (&format!("/sync/v51/connect?{ids}"), Some("e30%3D"), "Error: invalid querystring - missing ts"),
+        (&format!("/sync/v51/connect?{ids}&ts=&lmid=0"), Some("e30%3D"), "Error: invalid querystring - missing ts"),
+        (&format!("/sync/v51/connect?{ids}&ts=1"), Some("e30%3D"), "Error: invalid querystring - missing lmid"),
+        (&format!("/sync/v51/connect?{ids}&ts=1&lmid=abc"), Some("e30%3D"), &parameter("lmid", "abc", "ts=1&lmid=abc")),
         (
-            "/sync/v51/connect?clientID=c&clientGroupID=g&ts=1&lmid=abc",
+            &format!("/sync/v51/connect?{ids}&ts=soon&lmid=1"),
             Some("e30%3D"),
-            "Error: invalid querystring parameter lmid, got: abc, url: http://unused/sync/v51/connect?clientID=c",
+            &parameter("ts", "soon", "ts=soon&lmid=1"),
         ),
         (
-            "/sync/v51/connect?clientID=c&clientGroupID=g&ts=1",
+            "/mutate/v51/connect?x",
             Some("e30%3D"),
-            "Error: invalid querystring - missing lmid",
+            "Error: Received a push for a custom mutation but no `push.url` was configured.",
         ),
         (
-            "/sync/v51/connect?clientID=c&clientGroupID=g&ts=soon&lmid=1",
+            "/replication/v6/changes",
             Some("e30%3D"),
-            "Error: invalid querystring parameter ts, got: soon, url: http://unused/sync/v51/connect?clientID=c",
+            "Error: Dispatch to the change-streamer via the main port is only allowed in multi-node mode",
         ),
-        ("/mutate/v51/connect?x", Some("e30%3D"), "Error: Received a push for a custom mutation but no `push.url` was"),
-        ("/replication/v6/changes", Some("e30%3D"), "Error: Dispatch to the change-streamer via the main port is only"),
         (&good, None, "Error: Unexpected undefined value"),
         (&good, Some("e30_"), "Error: Invalid character"),
+        (&good, Some("e30%3"), "Error: URI malformed"),
         (&good, Some("e30%3D, e30%3D"), "Error: Invalid character"),
-        (&good, Some("aGVsbG8%3D"), "Error: Unexpected token"),
-        (&good, Some("bnVsbA%3D%3D"), "Error: Cannot destructure"),
+        // What follows is a JSON library's own.
+        (&good, Some("aGVsbG8%3D"), "Error: Unexpected token*"),
+        (&good, Some("bnVsbA%3D%3D"), "Error: Cannot destructure property 'initConnectionMessage' of *"),
     ] {
         let mut socket = raw(&server, path, protocol).await;
         let (texts, frame) = rest(&mut socket).await;
         let frame = frame.expect("a code");
         assert_eq!((texts.len(), u16::from(frame.code)), (0, 1002), "{path}");
-        assert!(frame.reason.starts_with(expected) && frame.reason.len() <= 123, "{path}: {}", frame.reason);
-        // What a close frame has no room for is left out.
-        assert_eq!(frame.reason.len() == 123, frame.reason.ends_with("..."), "{path}: {}", frame.reason);
+        match expected.strip_suffix('*') {
+            Some(begins) => assert!(frame.reason.starts_with(begins), "{path}: {}", frame.reason),
+            None => assert_eq!(frame.reason.as_str(), elided(expected), "{path}"),
+        }
+    }
+    assert_eq!(server.hub.sizes(), (0, 0));
+}
+
+/// What the protocol does not need is not missed, and what it does not know is not minded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_greeted() {
+    let server = Server::start(SCHEMA).await;
+    let ids = "clientID=c&clientGroupID=g";
+    for (path, wsid) in [
+        (format!("/sync/v51/connect?{ids}&ts=1&lmid=0"), ""),
+        (format!("/sync/v30/whatever?{ids}&ts=188.07&lmid=12abc&wsid=&userID=&profileID=&baseCookie="), ""),
+        (format!("/any-name/sync/v0x33/connect?wsid=a%20%22b%22+c&{ids}&ts=-1&lmid=1e3&wsid=d"), r#"a "b" c"#),
+        (format!("/sync/v52/connect?schemaVersion=3&debugPerf=true&{ids}&ts=1&lmid=0&wsid=w&fromServer=x"), "w"),
+    ] {
+        let before = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as f64;
+        let mut socket = raw(&server, &path, Some("e30%3D")).await;
+        let Some(Ok(Message::Text(connected))) = patiently(socket.next()).await else { panic!("a message") };
+        let connected: Value = serde_json::from_str(&connected).expect("JSON");
+        let timestamp = connected[1]["timestamp"].as_f64().expect("a number");
+        assert!(timestamp >= before && timestamp.fract() == 0.0, "{timestamp} {before}");
+        assert_eq!(connected, json!(["connected", { "wsid": wsid, "timestamp": timestamp }]), "{path}");
+    }
+}
+
+/// What is hidden in the header is handled like a first message, whatever it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_message_in_the_header() {
+    let server = Server::start(SCHEMA).await;
+    let invalid =
+        |message: &str| json!(["error", { "kind": "InvalidMessage", "message": message, "origin": "zeroCache" }]);
+    for (hidden, told) in [
+        (json!({ "initConnectionMessage": null, "more": 1 }), None),
+        (json!({ "initConnectionMessage": ["closeConnection", []], "authToken": "" }), None),
+        (json!({ "initConnectionMessage": ["ping", {}] }), Some(json!(["pong", {}]))),
+        (
+            json!({ "initConnectionMessage": ["foo", {}] }),
+            Some(invalid(r#"TypeError: Invalid union value: ["foo",{}]"#)),
+        ),
+        (json!({ "initConnectionMessage": {} }), Some(invalid("TypeError: Invalid union value: {}"))),
+    ] {
+        let mut header = String::new();
+        percent_encode(&BASE64_STANDARD.encode(hidden.to_string()), &mut header);
+        let mut socket = raw(&server, &format!("/sync/v51/connect?{PARAMS}"), Some(&header)).await;
+        // Who asks for nothing else is answered all the same, unless there was something wrong.
+        let _ = socket.send(Message::text(r#"["pull",{"clientGroupID":"g","cookie":null,"requestID":"r"}]"#)).await;
+        let _ = socket.send(Message::text(r#"["foo",1]"#)).await;
+        let (texts, frame) = rest(&mut socket).await;
+        let mut texts: Vec<Value> = texts.iter().map(|text| serde_json::from_str(text).expect("JSON")).collect();
+        assert_eq!(texts.remove(0)[0], "connected", "{hidden}");
+        let mut expected: Vec<Value> = told.into_iter().collect();
+        if !expected.iter().any(|told| told[0] == "error") {
+            expected.push(invalid(r#"TypeError: Invalid union value: ["foo",1]"#));
+        }
+        assert_eq!((texts, frame), (expected, None), "{hidden}");
+    }
+}
+
+/// A first message goes into the header as long as that has at most 8192 characters; servers take twice as many.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_messages_as_long_as_the_header_takes() {
+    let server = Server::start(SCHEMA).await;
+    for characters in [8192, 16_000] {
+        let header = |padding: usize| {
+            let wanted = Hello::named("ast", &format!(r#"[{{"table":"issue"}},"{}"]"#, "x".repeat(padding)));
+            let hash = hash(&wanted);
+            let message = Upstream::InitConnection(Box::new(Hello::new(CLIENT_SCHEMA, vec![wanted]).init)).to_json();
+            let message = serde_json::value::RawValue::from_string(message).expect("JSON");
+            (SecProtocol { init_connection_message: Some(message), auth_token: None }.encode(), hash)
+        };
+        let (header, hash) = (characters / 2..)
+            .map(header)
+            .take_while(|(header, _)| header.len() <= characters)
+            .last()
+            .expect("a header");
+        assert!(header.len() > characters - 16, "{}", header.len());
+        let url = format!(
+            "{}/sync/v51/connect?clientID=c{characters}&clientGroupID=g{characters}&baseCookie=&ts=1&lmid=0&wsid=w",
+            server.url.replacen("http", "ws", 1)
+        );
+        let mut connection = patiently(Connection::open_with_header(&url, &header)).await.expect("a connection");
+        let got = pokes_until_got(&mut connection, &hash).await.pop().expect("a poke");
+        assert_eq!(got.rows().count(), 2, "{characters}");
     }
 }
 
@@ -134,12 +244,17 @@ async fn versions_and_users() {
         let (texts, frame) = rest(&mut socket).await;
         assert_eq!((texts, frame), (vec![expected.to_owned()], None));
     }
+    // Who cannot show who it is is told that first.
+    let mut socket = raw(&server, &format!("/sync/v29/connect?{PARAMS}"), Some("eyJhdXRoVG9rZW4iOiJ0In0%3D")).await;
+    assert_eq!(rest(&mut socket).await.1.map(|frame| u16::from(frame.code)), Some(3000));
     // A token without a user.
     let mut socket = raw(&server, &format!("/sync/v51/connect?{PARAMS}"), Some("eyJhdXRoVG9rZW4iOiJ0In0%3D")).await;
     let (texts, frame) = rest(&mut socket).await;
     let frame = frame.expect("a code");
-    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (3000, "Authenticated connections require a userID."));
-    assert!(texts[0].contains("Unauthorized"), "{texts:?}");
+    let message = "Authenticated connections require a userID.";
+    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (3000, message));
+    let told = format!(r#"["error",{{"kind":"Unauthorized","message":"{message}","origin":"zeroCache"}}]"#);
+    assert_eq!(texts, [told]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,6 +319,15 @@ async fn messages_that_are_too_big_or_no_messages() {
     let (_, frame) = rest(&mut socket).await;
     assert_eq!(u16::from(frame.expect("a code").code), 1009);
 
+    // Bytes that are no text are read as far as they can be.
+    let mut socket = raw(&server, &path, Some("e30%3D")).await;
+    socket.send(Message::binary(b"[\"foo\",\"\xFF\"]".to_vec())).await.expect("sent");
+    let (texts, frame) = rest(&mut socket).await;
+    let message = "TypeError: Invalid union value: [\"foo\",\"\u{FFFD}\"]";
+    let told = json!(["error", { "kind": "InvalidMessage", "message": message, "origin": "zeroCache" }]);
+    assert_eq!(serde_json::from_str::<Value>(&texts[1]).expect("JSON"), told);
+    assert_eq!(frame, None);
+
     const PUSH: &str = r#"["push",{"clientGroupID":"g","mutations":[{"type":"custom","id":1,"clientID":"c","name":"n","args":[],"timestamp":1}],"pushVersion":1,"timestamp":1,"requestID":"r"}]"#;
     let pushing = Server::start_with(SCHEMA, &[("ZERO_MUTATE_URL", "http://127.0.0.1:1/mutate")]).await;
     for (server, text, kind, message) in [
@@ -230,19 +354,5 @@ async fn messages_that_are_too_big_or_no_messages() {
         let told = body[1]["message"].as_str().expect("a message");
         assert!(if message.ends_with(": ") { told.starts_with(message) } else { told == message }, "{text}: {told}");
         assert_eq!(frame, None);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn plain_http() {
-    let server = Server::start(SCHEMA).await;
-    for (path, status, body) in [
-        ("/", 200, "OK"),
-        ("/keepalive", 200, "OK"),
-        ("/nope", 404, r#"{"error":"Not Found","message":"Route GET:/nope not found","statusCode":404}"#),
-    ] {
-        let response = reqwest::get(format!("{}{path}", server.url)).await.expect("an answer");
-        assert_eq!(response.status().as_u16(), status, "{path}");
-        assert_eq!(response.text().await.expect("text"), body, "{path}");
     }
 }

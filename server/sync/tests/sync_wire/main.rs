@@ -15,6 +15,7 @@ mod groups;
 mod handover;
 mod handshake;
 mod harness;
+mod http;
 mod inspector;
 mod lifetimes;
 mod mutate_api;
