@@ -124,12 +124,19 @@ async fn without_options_nothing_but_token_and_origin_is_sent_on() {
     let (server, api) = start(&[]).await;
     let headers = pairs(&[("cookie", "a=b"), ("x-proxy", "p")]);
     let identity = Identity { headers, ..server.identity() };
-    join(&identity, |hello| {
+    let mut connection = join(&identity, |hello| {
         hello.init.user_query_headers = Some(pairs(&[("x-a", "1")]).into_iter().collect());
+        hello.init.user_push_headers = Some(pairs(&[("x-a", "1")]).into_iter().collect());
+        // URLs of nothing are none.
+        hello.init.user_query_url = Some(String::new());
+        hello.init.user_push_url = Some(String::new());
     })
     .await;
+    connection.send_text(create(&identity, 1)).await.expect("sent");
+    until_row(&mut connection, "made-1").await;
     for call in api.calls() {
-        assert_eq!((&*call.path, &*call.query), ("/query", "schema=zero_0&appID=zero"));
+        let path = if call.json().is_array() { "/query" } else { "/mutate" };
+        assert_eq!((&*call.path, &*call.query), (path, "schema=zero_0&appID=zero"));
         for name in ["x-api-key", "x-a", "x-proxy", "cookie", "origin", "authorization"] {
             assert_eq!(header(&call, name), None, "{name}");
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol_client::{Connection, Error, Event, Hello};
+use protocol_client::{Connection, Error, Event, Hello, Identity};
 use tokio_postgres::NoTls;
 use zql_spec::protocol::error::ErrorKind;
 use zql_spec::protocol::upstream::Upstream;
@@ -92,4 +92,37 @@ async fn a_group_outlives_its_last_client_for_a_moment() {
         }
     })
     .await;
+}
+
+/// Whose a group is is known as long as it lives; its record is nobody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_ended_is_anybodys() {
+    let server = Server::start(SCHEMA).await;
+    let of = |user: &str| Identity { user_id: Some(user.to_owned()), ..server.identity() };
+    let first = of("u");
+    let (second, third) = ["v", "u"].map(|user| Identity { user_id: Some(user.to_owned()), ..first.sibling() }).into();
+    let hello = || Hello::new(CLIENT_SCHEMA, vec![]);
+    let mut connection = open(&first, None, hello()).await;
+    poke(&mut connection).await;
+    drop(connection);
+    // It is warm for a moment: another user is refused, the same one is not.
+    let refused = patiently(open(&second, None, hello()).await.next()).await;
+    assert!(matches!(&refused, Err(Error::Server(body)) if body.kind == ErrorKind::Unauthorized), "{refused:?}");
+    let mut connection = open(&third, None, hello()).await;
+    poke(&mut connection).await;
+    drop(connection);
+    patiently(async {
+        while server.hub.sizes().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.hub.clock().advance(Duration::from_secs(6));
+    patiently(async {
+        while server.hub.sizes().1 > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    poke(&mut open(&second, None, hello()).await).await;
 }

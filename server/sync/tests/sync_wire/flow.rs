@@ -4,7 +4,9 @@ use protocol_client::{Hello, Keys, State, hash_of};
 use zql_spec::protocol::downstream::{QueryOp, RowOp};
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, hash, next, open, poke, pokes_until_got, query};
+use crate::harness::{
+    CLIENT_SCHEMA, ISSUES, SCHEMA, Server, hash, next, open, patiently, poke, pokes_until_got, query,
+};
 
 fn puts(poke: &protocol_client::Poke) -> Vec<(String, String)> {
     let put = |row: &RowOp| match row {
@@ -208,6 +210,33 @@ async fn last_mutation_ids_and_results_come_with_the_rows() {
     assert_eq!(results, expected);
 }
 
+/// A row is all of its columns that clients can have, whatever the client's schema says of them; those that they cannot have
+/// and the server's own are left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_all_that_clients_can_have() {
+    let schema = "CREATE TABLE comment (id text PRIMARY KEY, issue_id text NOT NULL, body text);
+        CREATE TABLE issue (id text PRIMARY KEY, title text, open bool NOT NULL, blob bytea, at tsrange, \"odd-Name\" int[]);
+        INSERT INTO issue VALUES ('i1', NULL, true, 'x', '[2024-01-01,2024-01-02]', '{1,NULL}')";
+    let server = Server::start(schema).await;
+    let wanted = query(r#"{"table":"issue"}"#);
+    let (_, mut connection) = server.connect(vec![wanted.clone()]).await;
+    let got = pokes_until_got(&mut connection, &hash(&wanted)).await.pop().expect("a poke");
+    let told = |poke: &protocol_client::Poke| serde_json::to_value(poke.rows().collect::<Vec<_>>()).expect("JSON");
+    let put = |value: serde_json::Value| serde_json::json!([{ "op": "put", "tableName": "issue", "value": value }]);
+    assert_eq!(told(&got), put(serde_json::json!({ "id": "i1", "title": null, "open": true, "odd-Name": [1, null] })));
+    // One column changes, and all are told; of a row that goes, the key.
+    server.sql("UPDATE issue SET title = 'x'");
+    assert_eq!(
+        told(&poke(&mut connection).await),
+        put(serde_json::json!({ "id": "i1", "title": "x", "open": true, "odd-Name": [1, null] }))
+    );
+    server.sql("DELETE FROM issue");
+    assert_eq!(
+        told(&poke(&mut connection).await),
+        serde_json::json!([{ "op": "del", "tableName": "issue", "id": { "id": "i1" } }])
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_client_is_left_out_and_caught_up() {
     let server = Server::start(
@@ -246,4 +275,39 @@ async fn a_slow_client_is_left_out_and_caught_up() {
     }
     assert!(pokes < CHANGES, "{pokes} pokes were kept for a client that did not read");
     assert_eq!(state.table("issue").count(), 300);
+}
+
+/// What a client says while it is not known yet who it is waits, in order, and does not hold up its pings.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_before_one_is_admitted() {
+    let server = Server::start(SCHEMA).await;
+    let door = server.api.door.write().await;
+    let (one, two) = (query(r#"{"table":"issue"}"#), query(r#"{"table":"comment"}"#));
+    let identity = server.identity();
+    let mut connection = open(&identity, None, Hello::new(CLIENT_SCHEMA, vec![one.clone()])).await;
+    let gone = DeleteClients { client_ids: Some(vec!["gone".to_owned()]), client_group_ids: None };
+    connection.send(&Upstream::DeleteClients(gone)).await.expect("sent");
+    connection.change_queries(vec![two.clone(), DesiredOp::Del { hash: hash(&one) }]).await.expect("sent");
+    connection.send(&Upstream::Ping).await.expect("sent");
+    assert!(matches!(next(&mut connection).await, protocol_client::Event::Connected));
+    assert!(matches!(next(&mut connection).await, protocol_client::Event::Pong));
+    drop(door);
+    let mut said = Vec::new();
+    // As a whole: a server that has nothing to say is heard of every few seconds.
+    patiently(async {
+        while said.len() < 3 {
+            match next(&mut connection).await {
+                protocol_client::Event::DeleteClients(_) => said.push("gone".to_owned()),
+                protocol_client::Event::Poke(poke) => {
+                    let desired = poke.parts.iter().filter_map(|part| part.desired_queries_patches.as_ref());
+                    said.extend(desired.map(|desired| format!("{:?}", desired[&identity.client_id])));
+                }
+                _ => {}
+            }
+        }
+    })
+    .await;
+    let put = |op: &DesiredOp| QueryOp::Put { hash: hash(op), ttl: None };
+    let changed = vec![put(&two), QueryOp::Del { hash: hash(&one) }];
+    assert_eq!(said, [format!("{:?}", vec![put(&one)]), "gone".to_owned(), format!("{changed:?}")]);
 }

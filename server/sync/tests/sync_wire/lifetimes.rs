@@ -2,12 +2,12 @@
 //! millisecond it is tested where it is decided, in the record's own tests.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol_client::{Connection, Hello, Identity};
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, SCHEMA, Server, hash, open, poke, query};
+use crate::harness::{CLIENT_SCHEMA, PATIENCE, SCHEMA, Server, hash, open, poke, query};
 use crate::names::Names;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -72,7 +72,10 @@ fn until(server: &Server, tab: &Tab, condition: &str) {
         r#"SELECT {condition} FROM "zero_0/cvr".instances WHERE "clientGroupID" = '{}'"#,
         tab.identity.client_group_id
     );
-    while server.sql(&sql).trim() != "t" {}
+    let begun = Instant::now();
+    while server.sql(&sql).trim() != "t" {
+        assert!(begun.elapsed() < PATIENCE, "{condition}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,4 +294,29 @@ async fn clients_that_are_gone() {
     }
     server.sql("UPDATE issue SET title = 'mine' WHERE id = 'i1'");
     assert_eq!(tab.next().await, ["put issue i1"]);
+}
+
+/// A group that is connected is never taken for one that nobody uses; it is noted once a minute, however busy it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn activity_is_noted_once_a_minute() {
+    let server = Server::start(SCHEMA).await;
+    let mut tab = Tab::new(&server, &[&issue("i1", LONGEST)]).await;
+    let noted =
+        || server.sql(r#"SELECT extract(epoch FROM "lastActive") FROM "zero_0/cvr".instances"#).trim().to_owned();
+    let mut before = noted();
+    for minute in 1..=3 {
+        for second in [20, 40] {
+            server.hub.clock().advance(Duration::from_secs(20));
+            server.sql(&format!("UPDATE issue SET title = 'at {minute}:{second}' WHERE id = 'i1'"));
+            assert_eq!(tab.next().await, ["put issue i1"]);
+            assert_eq!(noted(), before, "{minute}:{second}");
+        }
+        server.hub.clock().advance(Duration::from_secs(20));
+        // A minute has passed since, and a few moments of the test.
+        until(&server, &tab, &format!(r#"extract(epoch FROM "lastActive") >= {before} + 30"#));
+        let after = noted();
+        let since: f64 = after.parse::<f64>().expect("a time") - before.parse::<f64>().expect("a time");
+        assert!(since < 120.0, "{since}");
+        before = after;
+    }
 }

@@ -15,6 +15,7 @@ mod groups;
 mod handover;
 mod handshake;
 mod harness;
+mod hashes;
 mod http;
 mod inspector;
 mod lifetimes;

@@ -250,6 +250,19 @@ async fn pushes_that_cannot_be_sent_are_refused() {
     assert!(api.calls().is_empty());
 }
 
+/// There is nobody to send it to, and nothing to send.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_nothing_is_ignored() {
+    let server = Server::start(SCHEMA).await;
+    let identity = server.identity();
+    let mut connection = join(&identity, |_| {}).await;
+    push_and_wait(&mut connection, push(&identity, "create", &[])).await;
+    connection.send_text(push(&identity, "create", &[1])).await.expect("sent");
+    let body = error(&mut connection).await;
+    let message = "A ZERO_MUTATE_URL must be set in order to process custom mutations.";
+    assert_eq!((body.kind, &*body.message), (ErrorKind::InvalidPush, message));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_api_server_gets_one_request_at_a_time_and_holds_up_nothing_else() {
     let (server, api) = start(&[]).await;
@@ -344,4 +357,47 @@ async fn results_of_clients_that_are_gone() {
     );
     push_and_wait(&mut accepted, r#"["ping",{}]"#.to_owned()).await;
     assert_eq!(api.calls().len(), 1);
+}
+
+/// Whatever becomes of it, nobody is told: results that are left are asked for again with the next ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_cannot_be_cleaned_up() {
+    let (server, api) = start(&[]).await;
+    let identity = server.identity();
+    let mut connection = join(&identity, |_| {}).await;
+    let failed = r#"{"kind":"PushFailed","origin":"server","reason":"internal","message":"m","mutationIDs":[ID]}"#;
+    let failed = failed.replace("ID]", &format!(r#"{{"id":1,"clientID":"{}"}}]"#, identity.client_id));
+    // More often than may be asked at the same time.
+    let answers = [(401, "who"), (403, "no"), (404, ""), (200, "nonsense"), (200, &*failed)];
+    for (status, text) in answers.into_iter().cycle().take(12) {
+        api.answer_with(&[(status, text)]);
+        let acknowledged = Upstream::AckMutationResponses { id: 1.0, client_id: identity.client_id.clone() };
+        connection.send(&acknowledged).await.expect("sent");
+        api.arrival().await;
+        api.all_given().await;
+    }
+    // What is pushed afterwards is done, by the same connection.
+    connection.send_text(push(&identity, "create", &[1])).await.expect("sent");
+    assert_eq!(poke_with_last_mutation(&mut connection, &identity.client_id).await.0, 1.0);
+}
+
+/// A client that comes back while its push is on its way hears what became of it where it is now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_back_before_its_push_fails() {
+    let (server, api) = start(&[]).await;
+    for status in [400, 401] {
+        let identity = server.identity();
+        let mut connection = join(&identity, |_| {}).await;
+        api.hold();
+        api.answer_with(&[(status, "no")]);
+        push_and_wait(&mut connection, push(&identity, "create", &[1])).await;
+        api.arrival().await;
+        drop(connection);
+        let mut connection = join(&identity, |_| {}).await;
+        api.release();
+        let body = error(&mut connection).await;
+        assert_eq!((body.kind, body.status), (ErrorKind::PushFailed, Some(status)));
+        let own = body.mutation_ids.expect("mutations");
+        assert_eq!(json!(own), json!([{ "id": 1, "clientID": identity.client_id }]));
+    }
 }

@@ -2,11 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use protocol_client::{Error, Hello, hash_of};
+use protocol_client::{Error, Event, Hello, hash_of};
 use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorOrigin, ErrorReason};
 use zql_spec::protocol::upstream::{DeleteClients, DesiredOp, PutQuery, Upstream};
 
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, open, patiently, poke, pokes_until_got, query};
+use crate::auth::MUTATE_URL;
+use crate::harness::{
+    CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, next, open, patiently, poke, pokes_until_got, query,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn joining_is_refused() {
@@ -228,4 +231,82 @@ async fn schemas_that_do_not_fit() {
         let body = error(&mut open(&server.identity(), None, hello).await).await;
         assert_eq!((body.kind, &*body.message), (ErrorKind::SchemaVersionNotSupported, message));
     }
+}
+
+/// Of all that is wrong with a first message, what is checked first is told: the cookie, the schema, the user, the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_fault_is_told() {
+    let server = Server::start(SCHEMA).await;
+    let other_schema = r#"{"tables":{"issue":{"columns":{"id":{"type":"string"}},"primaryKey":["id"]}}}"#;
+    let nameless = || vec![serde_json::from_str(r#"{"op":"put","hash":"h"}"#).expect("a wish")];
+    for (cookie, schema, known, kind) in [
+        (Some("zz"), None, false, ErrorKind::Internal),
+        (Some("01"), None, false, ErrorKind::ClientNotFound),
+        (None, None, false, ErrorKind::InvalidConnectionRequest),
+        (None, Some(CLIENT_SCHEMA), false, ErrorKind::TransformFailed),
+        (None, Some(other_schema), true, ErrorKind::InvalidConnectionRequest),
+        (None, Some(CLIENT_SCHEMA), true, ErrorKind::Internal),
+    ] {
+        server.api.status.store(0, Ordering::Relaxed);
+        let identity = server.identity();
+        let _member = match (schema, known) {
+            (Some(_), true) => {
+                let mut member = open(&identity, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+                poke(&mut member).await;
+                Some(member)
+            }
+            _ => None,
+        };
+        server.api.status.store(if known { 0 } else { 401 }, Ordering::Relaxed);
+        let mut hello = schema.map_or_else(Hello::again, |schema| Hello::new(schema, vec![]));
+        hello.init.desired_queries_patch = nameless();
+        let mut connection = open(&identity.sibling(), cookie, hello).await;
+        let body = error(&mut connection).await;
+        assert_eq!(body.kind, kind, "{cookie:?} {schema:?} {known}: {}", body.message);
+        // Nobody was added to a record.
+        let clients = server.sql(&format!(
+            r#"SELECT count(*) FROM "zero_0/cvr".clients WHERE "clientGroupID" = '{}'"#,
+            identity.client_group_id
+        ));
+        assert_eq!(clients.trim(), if known { "1" } else { "0" });
+    }
+}
+
+/// Schemas are compared when queries are to be run: what the client wants is noted and told before it hears that it is too
+/// new or too old.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_a_schema_is_refused() {
+    let server = Server::start(SCHEMA).await;
+    let schema = r#"{"tables":{"nosuch":{"columns":{},"primaryKey":["id"]}}}"#;
+    let mut connection = open(&server.identity(), None, Hello::new(schema, vec![query(ISSUES)])).await;
+    assert!(matches!(next(&mut connection).await, Event::Connected));
+    let first = poke(&mut connection).await;
+    assert_eq!((first.base.as_deref(), &*first.cookie, first.rows().count()), (None, "00:01", 0));
+    assert!(first.parts[0].desired_queries_patches.is_some(), "{first:?}");
+    assert_eq!(error(&mut connection).await.kind, ErrorKind::SchemaVersionNotSupported);
+}
+
+/// Without a token there is nothing to replace, and without a user nobody whom a token could be of.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_come_later() {
+    let server = Server::start_with(SCHEMA, &[MUTATE_URL]).await;
+    let update = |auth: &str| Upstream::UpdateAuth { auth: auth.to_owned() };
+    let (_, mut anonymous) = server.connect(vec![]).await;
+    poke(&mut anonymous).await;
+    anonymous.send(&update("")).await.expect("sent");
+    anonymous.send(&update("token")).await.expect("sent");
+    let body = error(&mut anonymous).await;
+    let message = "Authenticated connections require a userID.";
+    assert_eq!((body.kind, &*body.message), (ErrorKind::Unauthorized, message));
+
+    let identity = protocol_client::Identity { user_id: Some("u".to_owned()), ..server.identity() };
+    let mut user = open(&identity, None, Hello::new(CLIENT_SCHEMA, vec![])).await;
+    poke(&mut user).await;
+    user.send(&update("")).await.expect("sent");
+    user.send(&update("token")).await.expect("sent");
+    assert_eq!(server.api.call_with("token").await, 0, "the user is asked for");
+    user.send(&update("")).await.expect("sent");
+    let body = error(&mut user).await;
+    let message = "No token provided. An unauthenticated client cannot connect to an authenticated client group.";
+    assert_eq!((body.kind, &*body.message), (ErrorKind::Unauthorized, message));
 }

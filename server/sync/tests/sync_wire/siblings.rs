@@ -4,13 +4,16 @@
 use std::sync::atomic::Ordering;
 
 use engine::hydration::HydrateError;
-use protocol_client::{Connection, Hello, Identity, hash_of};
-use serde_json::json;
+use protocol_client::{Connection, Event, Hello, Identity, hash_of};
+use serde_json::{Value, json};
+use zql_spec::protocol::downstream::QueryOp;
 use zql_spec::protocol::error::{ErrorBody, ErrorKind};
-use zql_spec::protocol::upstream::DesiredOp;
+use zql_spec::protocol::upstream::{DesiredOp, Upstream};
 
 use crate::auth::MUTATE_URL;
-use crate::harness::{CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, hash, open, poke, pokes_until_got, query};
+use crate::harness::{
+    CLIENT_SCHEMA, ISSUES, SCHEMA, Server, error, hash, next, open, patiently, poke, pokes_until_got, query,
+};
 
 /// A tab of a user's group, with a token and without queries.
 async fn tab(server: &Server, group: Option<&Identity>, token: &str) -> (Identity, Connection) {
@@ -194,4 +197,71 @@ async fn nobody_asks_without_being_somebody() {
     assert_eq!(got.rows().count(), 3);
     let tokens: Vec<String> = server.api.tokens.lock().expect("not poisoned").iter().cloned().collect();
     assert_eq!(json!(tokens), json!(["one", "two"]));
+}
+
+/// The messages about refused queries that a client gets until it is told that a query is not got.
+async fn refusals(connection: &mut Connection, gone: &DesiredOp) -> Value {
+    let gone = QueryOp::Del { hash: hash(gone) };
+    let mut messages = Vec::new();
+    patiently(async {
+        loop {
+            match next(connection).await {
+                Event::TransformError(mut errors) => {
+                    errors.sort_by(|a, b| a.name.cmp(&b.name));
+                    messages.push(serde_json::to_value(errors).expect("JSON"));
+                }
+                Event::Poke(poke) if poke.got().any(|op| *op == gone) => return json!(messages),
+                _ => {}
+            }
+        }
+    })
+    .await
+}
+
+/// A refused query is forgotten: who asks for it again is told again, and who asked before is not. Who never wanted it hears
+/// nothing of it. All hear that it is not got, and hear it afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hears_that_queries_are_refused() {
+    let server = Server::start_with(SCHEMA, &[MUTATE_URL]).await;
+    let (one, first) = tab(&server, None, "one").await;
+    let (_, second) = tab(&server, Some(&one), "two").await;
+    let (_, third) = tab(&server, Some(&one), "three").await;
+    let mut tabs = [first, second, third];
+    let [a, b] = ["a", "b"].map(|name| Hello::named(name, "[]"));
+    let refused =
+        |op: &DesiredOp, name: &str| json!({ "error": "app", "id": hash(op), "name": name, "message": "nope" });
+    let (none, once) = (json!([]), json!([[refused(&a, "a")]]));
+    // All that one call refuses is one message.
+    let both = json!([[refused(&a, "a"), refused(&b, "b")]]);
+    for (speaker, wanted, told) in [
+        (0, vec![a.clone(), b.clone()], [&both, &none, &none]),
+        (1, vec![a.clone()], [&none, &once, &none]),
+        (0, vec![a.clone()], [&once, &none, &none]),
+        (0, vec![a.clone()], [&once, &none, &none]),
+        (2, vec![a.clone()], [&none, &none, &once]),
+    ] {
+        tabs[speaker].change_queries(wanted).await.expect("sent");
+        for (connection, told) in tabs.iter_mut().zip(told) {
+            assert_eq!(refusals(connection, &a).await, *told, "asked by {speaker}");
+        }
+    }
+}
+
+/// One that was answered until now, and is refused when it is asked for again: all who want it are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hears_that_a_query_that_was_got_is_refused() {
+    let server = Server::start_with(SCHEMA, &[MUTATE_URL]).await;
+    let (one, mut first) = tab(&server, None, "one").await;
+    let (two, mut second) = tab(&server, Some(&one), "two").await;
+    let (_, third) = tab(&server, Some(&one), "three").await;
+    let wanted = query(r#"{"table":"comment"}"#);
+    want(&one, &mut first, &wanted).await;
+    pokes_until_got(&mut first, &hash(&wanted)).await;
+    want(&two, &mut second, &wanted).await;
+    server.api.refused.lock().expect("not poisoned").push(hash(&wanted));
+    first.send(&Upstream::UpdateAuth { auth: "newer".to_owned() }).await.expect("sent");
+    let once = json!([[{ "error": "app", "id": hash(&wanted), "name": "ast", "message": "nope" }]]);
+    for (mut connection, told) in [first, second, third].into_iter().zip([once.clone(), once, json!([])]) {
+        assert_eq!(refusals(&mut connection, &wanted).await, told);
+    }
 }
