@@ -206,7 +206,7 @@ async fn start(config: &Arc<Config>) -> Result<Server, Failure> {
         }
     })?;
     let hub = Hub::new(Arc::clone(config), Arc::clone(&replica), views, store.clone(), open_upstream(config)?);
-    hub.tell_by(Arc::new(Statz { config: Arc::clone(config), replica: Arc::clone(&replica) }));
+    hub.tell_by(Arc::new(Statz { config: Arc::clone(config), replica: Arc::clone(&replica), store: store.clone() }));
     hub.explain_by(Arc::new(Analyzer { planner, replica }));
     Ok(Server { hub, store, stream })
 }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use cvr_store::Store;
+use cvr_store::active::ActiveUsers;
 use engine::replica::Replica;
 use serde_json::{Value, json};
 use sync::config::Config;
@@ -19,6 +21,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(50);
 pub(crate) struct Statz {
     pub(crate) config: Arc<Config>,
     pub(crate) replica: Arc<Replica>,
+    pub(crate) store: Store,
 }
 
 impl Stats for Statz {
@@ -42,6 +45,7 @@ impl Stats for Statz {
                     let lsn = lsn.map(|lsn| format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff));
                     Ok(vec![named("lsn", json!(lsn))])
                 }
+                "activeUsers" => self.store.active_users().await.map(active_users).map_err(|error| error.to_string()),
                 _ => Ok(machine()),
             }
         })
@@ -185,6 +189,17 @@ fn cvr() -> Vec<(&'static str, String)> {
                 .to_owned(),
         ),
     ]
+}
+
+/// Users, by the names of the reference's gauges.
+fn active_users(users: ActiveUsers) -> Group {
+    let ActiveUsers { groups_last_day, profiles, with_fallback } = users;
+    let mut group = vec![named("active_users_last_day", json!(groups_last_day))];
+    for (suffix, counts) in [("", profiles), ("_legacy", with_fallback)] {
+        let spans = ["1da", "7da", "30da"].into_iter().zip(counts);
+        group.extend(spans.map(|(span, count)| named(&format!("users_{span}{suffix}"), json!(count))));
+    }
+    group
 }
 
 /// The machine. What it does not tell is null.

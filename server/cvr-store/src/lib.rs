@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use zql_spec::version::CvrVersion;
 
+pub mod active;
 pub mod behind;
 pub mod error;
 pub mod load;

@@ -37,7 +37,7 @@ use crate::outbox::Outbox;
 use crate::permissions::live::{self, Documents, Live};
 use crate::push::{Cleaner, Pushes};
 use crate::row_text::RowTexts;
-use crate::statz::{Stats, Statz};
+use crate::statz::{self, Stats, Statz};
 
 /// Messages of a group's clients that may wait for the group's task; beyond it, their sockets are not read.
 const GROUP_QUEUE: usize = 256;
@@ -67,6 +67,19 @@ pub(crate) struct GroupShared {
     pub(crate) pinned_user: OnceLock<Option<String>>,
     /// Whether the task met a defect. One that ends in order tells its connections itself.
     broken: watch::Sender<bool>,
+    /// What the group holds, since its last event.
+    pub(crate) held: Held,
+}
+
+/// What a group holds, for operators.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Connected clients that said what they want.
+    pub(crate) clients: AtomicUsize,
+    /// Queries that run, the group's own included.
+    pub(crate) queries: AtomicUsize,
+    /// Rows that its clients hold.
+    pub(crate) rows: AtomicUsize,
 }
 
 /// A connection's way to its group.
@@ -227,7 +240,22 @@ impl Hub {
 
     /// Answers a request for that.
     pub(crate) async fn statz(&self, query: &str, headers: &HeaderMap) -> Response {
-        self.statz.serve(&self.services.access, query, headers).await
+        self.statz.serve(&self.services.access, query, headers, &|| self.held()).await
+    }
+
+    /// What the groups hold together, by the names of the reference's gauges.
+    fn held(&self) -> statz::Group {
+        let groups = self.groups.lock();
+        let sum = |of: fn(&Held) -> &AtomicUsize| -> usize {
+            groups.values().map(|group| of(&group.shared.held).load(Ordering::Relaxed)).sum()
+        };
+        let numbers = [
+            ("active-client-groups", self.live_groups.load(Ordering::Acquire)),
+            ("active-clients", sum(|held| &held.clients)),
+            ("queries", sum(|held| &held.queries)),
+            ("rows", sum(|held| &held.rows)),
+        ];
+        numbers.map(|(name, number)| (name.to_owned(), number.into())).into()
     }
 
     /// The time that groups live by.

@@ -17,8 +17,12 @@ use warp::reply::{Reply, Response};
 
 use crate::inspect::Access;
 
-/// What can be asked for, in the order of an answer.
-pub const GROUPS: [&str; 6] = ["upstream", "cvr", "changeLog", "replica", "replication", "os"];
+/// What this crate knows itself: what client groups hold.
+const SYNC: &str = "sync";
+
+/// What can be asked for, in the order of an answer. The last two are this server's, of the numbers that the reference
+/// reports by OpenTelemetry.
+pub const GROUPS: [&str; 8] = ["upstream", "cvr", "changeLog", "replica", "replication", "os", "activeUsers", SYNC];
 
 /// How long a group may take: whoever asks is about to give up as well.
 const GROUP_LIMIT: Duration = Duration::from_secs(60);
@@ -28,7 +32,7 @@ pub type Group = Vec<(String, Value)>;
 
 /// Who knows what a server is made of.
 pub trait Stats: Send + Sync {
-    /// One of [`GROUPS`]. The error is for people.
+    /// One of [`GROUPS`], but for what client groups hold. The error is for people.
     fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Group, String>>;
 }
 
@@ -46,8 +50,14 @@ impl Statz {
         let _ = self.stats.set(stats);
     }
 
-    /// Answers a request with this query string.
-    pub(crate) async fn serve(&self, access: &Access, query: &str, headers: &HeaderMap) -> Response {
+    /// Answers a request with this query string. `held` is what client groups hold.
+    pub(crate) async fn serve(
+        &self,
+        access: &Access,
+        query: &str,
+        headers: &HeaderMap,
+        held: &(dyn Fn() -> Group + Sync),
+    ) -> Response {
         if !access.admits(&password(headers).unwrap_or_default()) {
             let realm = r#"Basic realm="Statz Protected Area""#;
             let refusal = warp::reply::with_status("Unauthorized", StatusCode::UNAUTHORIZED);
@@ -57,7 +67,7 @@ impl Statz {
         let _turn = self.turn.lock().await;
         let mut groups = Vec::new();
         for name in asked.groups {
-            groups.push((name, self.group(name).await));
+            groups.push((name, if name == SYNC { held() } else { self.group(name).await }));
         }
         let (body, kind) = match asked.json {
             true => (json(groups, asked.pretty), "application/json"),

@@ -35,7 +35,7 @@ async fn counts_behind_a_password() {
     assert_eq!(kind, "application/json");
     let stats: Value = serde_json::from_str(&text).expect("JSON");
     let groups: Vec<&String> = stats.as_object().expect("groups").keys().collect();
-    assert_eq!(groups.len(), 6, "{groups:?}");
+    assert_eq!(groups.len(), 8, "{groups:?}");
     for (group, told) in stats.as_object().expect("groups") {
         assert!(told.get("error").is_none(), "{group}: {told}");
     }
@@ -54,6 +54,24 @@ async fn counts_behind_a_password() {
     assert_eq!(stats["replica"]["journal mode"], "wal");
     assert!(stats["replica"]["db file stats"]["size"].as_u64() > Some(0));
     assert!(stats["replication"]["lsn"].as_str().is_some_and(|lsn| lsn.contains('/')));
+    assert!(stats["os"]["total mem"].as_f64() > Some(0.0));
+
+    // The client names no browser profile.
+    let users = json!({ "active_users_last_day": 1, "users_1da": 0, "users_7da": 0, "users_30da": 0,
+        "users_1da_legacy": 1, "users_7da_legacy": 1, "users_30da_legacy": 1 });
+    assert_eq!(stats["activeUsers"], users);
+    let rows = &stats["cvr"]["totalRowsPerClientGroup"][0]["c"];
+    let held = json!({ "active-client-groups": 1, "active-clients": 1, "queries": 3, "rows": rows });
+    assert_eq!(stats["sync"], held);
+
+    // What cannot be counted is an error where it would stand, and the rest is told all the same.
+    tracker.sql(r#"ALTER TABLE "zql_0/cvr".instances RENAME COLUMN "profileID" TO hidden"#);
+    let (_, text) = ask("?format=json&group=activeUsers,sync,os").await;
+    tracker.sql(r#"ALTER TABLE "zql_0/cvr".instances RENAME COLUMN hidden TO "profileID""#);
+    let stats: Value = serde_json::from_str(&text).expect("JSON");
+    let error = stats["activeUsers"]["error"].as_str().expect("an error");
+    assert!(error.contains("profileID"), "{error}");
+    assert_eq!(stats["sync"], held);
     assert!(stats["os"]["total mem"].as_f64() > Some(0.0));
 
     let (kind, text) = ask("?group=replication,none").await;

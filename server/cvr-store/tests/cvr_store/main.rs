@@ -13,6 +13,7 @@ use tokio_postgres::{Client, NoTls};
 use zql_spec::value::Value;
 use zql_spec::version::CvrVersion;
 
+mod active;
 mod batches;
 mod behind;
 mod catch_up;

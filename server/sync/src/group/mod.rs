@@ -10,6 +10,7 @@
 //! is in flight. What waits for it is bounded: messages by its queue, changes by composition in its mailbox.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cvr::CvrError;
@@ -39,7 +40,7 @@ mod tables;
 mod transform;
 
 use crate::auth::Auth;
-use crate::hub::{Connection, GroupShared, Services};
+use crate::hub::{Connection, GroupShared, Held, Services};
 use crate::inspect::GroupTimes;
 use crate::push::Cleaner;
 use auth::Revalidated;
@@ -228,6 +229,7 @@ impl Group {
                 Ok(()) if !self.failed.is_empty() => Box::pin(self.start_for_others()).await,
                 handled => handled,
             };
+            self.note_held();
             if let Err(Fault::Group(error)) = handled {
                 tracing::warn!(group = &*self.id, kind = ?error.kind, message = error.message, "a client group ends");
                 for client in self.clients.drain(..) {
@@ -237,6 +239,14 @@ impl Group {
             }
         }
         Box::pin(self.end(events)).await;
+    }
+
+    /// Notes what operators may ask for.
+    fn note_held(&self) {
+        let Held { clients, queries, rows } = &self.shared.held;
+        clients.store(self.clients.len(), Ordering::Relaxed);
+        queries.store(self.running.len(), Ordering::Relaxed);
+        rows.store(self.record.as_ref().map_or(0, |record| record.rows.len()), Ordering::Relaxed);
     }
 
     /// Closes what is left. Connections that came too late are sent back to join anew.

@@ -1,7 +1,7 @@
 //! Plain HTTP on the public port (protocol sheet §1), and upgrades that are none.
 
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -105,4 +105,43 @@ async fn handshakes_that_are_none() {
     }
     assert_eq!(server.hub.sizes(), (0, 0));
     join(&server.identity(), |_| {}).await;
+}
+
+/// What client groups hold is told to whoever has the password, and goes with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_client_groups_hold() {
+    let server = Server::start_with(SCHEMA, &[("ZERO_ADMIN_PASSWORD", "p")]).await;
+    let http = reqwest::Client::new();
+    let held = async |expected: [usize; 4]| {
+        let [groups, clients, queries, rows] = expected;
+        let expected = json!({ "sync": {
+            "active-client-groups": groups, "active-clients": clients, "queries": queries, "rows": rows } });
+        // A group notes what it holds after it told its clients.
+        patiently(async {
+            loop {
+                let url = format!("{}/statz?group=sync&format=json", server.url);
+                let answer = http.get(url).basic_auth("", Some("p")).send().await.expect("an answer");
+                let told: Value = serde_json::from_str(&answer.text().await.expect("text")).expect("JSON");
+                if told == expected {
+                    return;
+                }
+            }
+        })
+        .await;
+    };
+    held([0, 0, 0, 0]).await;
+    let identity = server.identity();
+    let one = join(&identity, |_| {}).await;
+    // Its query and the two that every group has; two issues and a comment.
+    held([1, 1, 3, 3]).await;
+    let two = join(&identity.sibling(), |_| {}).await;
+    let three = join(&server.identity(), |_| {}).await;
+    held([2, 3, 6, 6]).await;
+    server.sql("DELETE FROM comment");
+    held([2, 3, 6, 4]).await;
+    drop((one, three));
+    held([2, 1, 6, 4]).await;
+    server.hub.clock().advance(std::time::Duration::from_secs(6));
+    held([1, 1, 3, 2]).await;
+    drop(two);
 }
