@@ -17,6 +17,19 @@ use crate::api::CallError;
 pub(super) struct Verdict {
     pub(super) clients: Vec<String>,
     pub(super) error: ErrorBody,
+    /// Whether each of them is told of its own mutations alone.
+    apart: bool,
+}
+
+impl Verdict {
+    /// What one of the clients is told.
+    pub(super) fn told_to(&self, client: &str) -> ErrorBody {
+        let mut error = self.error.clone();
+        if self.apart {
+            error.mutation_ids.iter_mut().for_each(|ids| ids.retain(|id| id.client_id == client));
+        }
+        error
+    }
 }
 
 /// What follows from an outcome.
@@ -52,7 +65,7 @@ pub(super) fn judge(outcome: Result<String, CallError>, ids: &[MutationId], user
             }))
         }
         Ok(Answer::Done { out_of_order, .. }) => Judgement { validated: true, verdicts: out_of_order },
-        Ok(Answer::Failed(error)) => Judgement::failed(*error),
+        Ok(Answer::Failed(verdict)) => Judgement { validated: false, verdicts: vec![*verdict] },
         Err(error) => Judgement::failed(error),
     }
 }
@@ -63,7 +76,7 @@ enum Answer {
         user_id: Option<Option<String>>,
         out_of_order: Vec<Verdict>,
     },
-    Failed(Box<ErrorBody>),
+    Failed(Box<Verdict>),
 }
 
 /// An answer in any of its shapes; which one it is, `kind` and `error` tell.
@@ -106,14 +119,17 @@ fn parse(text: &str, ids: &[MutationId]) -> Result<Answer, String> {
         (Some("PushFailed"), _) => {
             let error: ErrorBody = serde_json::from_str(text).map_err(|error| error.to_string())?;
             error.check()?;
-            Ok(Answer::Failed(Box::new(error)))
+            Ok(Answer::Failed(Box::new(to_all(error))))
         }
         (Some("MutateResponse"), _) | (None, None) => {
             let mutations = shape.mutations.ok_or("missing field `mutations`")?;
             Ok(Answer::Done { user_id: shape.user_id, out_of_order: out_of_order(mutations, ids) })
         }
         (Some(kind), _) => Err(format!("unexpected kind {kind:?}")),
-        (None, Some(error)) => legacy_error(error, &shape, ids).map(|error| Answer::Failed(Box::new(error))),
+        (None, Some(error)) => {
+            let error = legacy_error(error, &shape, ids)?;
+            Ok(Answer::Failed(Box::new(Verdict { apart: true, ..to_all(error) })))
+        }
     }
 }
 
@@ -127,7 +143,7 @@ fn out_of_order(results: Vec<Done>, ids: &[MutationId]) -> Vec<Verdict> {
             let mut error = ErrorBody::push_failed(ErrorReason::OooMutation, "mutation was out of order", own);
             error.origin = Some(ErrorOrigin::Server);
             error.details = result.details;
-            verdicts.push(Verdict { clients: vec![id.client_id], error });
+            verdicts.push(Verdict { clients: vec![id.client_id], error, apart: false });
         }
     }
     verdicts
@@ -169,7 +185,7 @@ fn to_all(error: ErrorBody) -> Verdict {
         error.mutation_ids.iter().flatten().map(|mutation| mutation.client_id.clone()).collect();
     clients.sort_unstable();
     clients.dedup();
-    Verdict { clients, error }
+    Verdict { clients, error, apart: false }
 }
 
 /// A member that is there, be it null.
@@ -189,17 +205,20 @@ mod tests {
         [(1, "c"), (2, "c"), (7, "d")].map(|(id, client)| MutationId { id, client_id: client.to_owned() }).to_vec()
     }
 
-    /// What is told, as `clients: error` lines.
+    /// What is told, as `client: error` lines; those that are told the same share one.
     fn told(outcome: Result<String, CallError>) -> Vec<String> {
-        judge(outcome, &pushed(), Some("u"))
-            .verdicts
-            .into_iter()
-            .map(|verdict| {
+        let mut told: Vec<(Vec<String>, Value)> = Vec::new();
+        for verdict in judge(outcome, &pushed(), Some("u")).verdicts {
+            for client in &verdict.clients {
                 // By way of a value: members in one order.
-                let error: Value = serde_json::to_value(&verdict.error).expect("JSON");
-                format!("{}: {error}", verdict.clients.join(" "))
-            })
-            .collect()
+                let error = serde_json::to_value(verdict.told_to(client)).expect("JSON");
+                match told.last_mut().filter(|(_, before)| *before == error) {
+                    Some((clients, _)) => clients.push(client.clone()),
+                    None => told.push((vec![client.clone()], error)),
+                }
+            }
+        }
+        told.into_iter().map(|(clients, error)| format!("{}: {error}", clients.join(" "))).collect()
     }
 
     const ALL: &str = r#""mutationIDs":[{"clientID":"c","id":1},{"clientID":"c","id":2},{"clientID":"d","id":7}]"#;
@@ -213,52 +232,58 @@ mod tests {
             r#"{"mutations":[{"id":{"id":1,"clientID":"c"},"result":{"error":"alreadyProcessed","details":"d"}}]}"#,
             r#"{"kind":"PushFailed","origin":"server","reason":"internal","message":"m","mutationIDs":[]}"#,
         ] {
-            let told = told(Ok(answer.to_owned()));
-            assert!(told.iter().all(|told| told.starts_with(": ")), "{answer}: {told:?}");
+            assert_eq!(told(Ok(answer.to_owned())), [""; 0], "{answer}");
         }
     }
 
     #[test]
     fn answers_that_fail_are_told() {
-        let server = |reason: &str, message: &str| {
-            format!(r#"{{"kind":"PushFailed","message":"{message}",{ALL},"origin":"server","reason":"{reason}"}}"#)
+        // Older servers' failures are told to each client of its own mutations.
+        let each = |reason: &str, message: &str| {
+            [("c", r#"{"clientID":"c","id":1},{"clientID":"c","id":2}"#), ("d", r#"{"clientID":"d","id":7}"#)]
+                .map(|(client, ids)| {
+                    format!(
+                        r#"{client}: {{"kind":"PushFailed","message":"{message}","mutationIDs":[{ids}],"origin":"server","reason":"{reason}"}}"#
+                    )
+                })
+                .to_vec()
         };
         for (answer, expected) in [
             (
                 r#"{"mutations":[{"id":{"id":2,"clientID":"c"},"result":{"error":"oooMutation","details":"d"}}]}"#,
-                r#"c: {"details":"d","kind":"PushFailed","message":"mutation was out of order","mutationIDs":[{"clientID":"c","id":1},{"clientID":"c","id":2}],"origin":"server","reason":"oooMutation"}"#.to_owned(),
+                vec![r#"c: {"details":"d","kind":"PushFailed","message":"mutation was out of order","mutationIDs":[{"clientID":"c","id":1},{"clientID":"c","id":2}],"origin":"server","reason":"oooMutation"}"#.to_owned()],
             ),
             (
                 r#"{"kind":"PushFailed","origin":"server","reason":"database","message":"m","details":{"z":1},"mutationIDs":[{"id":7,"clientID":"d"}]}"#,
-                r#"d: {"details":{"z":1},"kind":"PushFailed","message":"m","mutationIDs":[{"clientID":"d","id":7}],"origin":"server","reason":"database"}"#.to_owned(),
+                vec![r#"d: {"details":{"z":1},"kind":"PushFailed","message":"m","mutationIDs":[{"clientID":"d","id":7}],"origin":"server","reason":"database"}"#.to_owned()],
             ),
             (
                 r#"{"error":"http","status":403,"details":"no","mutationIDs":[{"id":7,"clientID":"d"}]}"#,
-                r#"d: {"bodyPreview":"no","kind":"PushFailed","message":"Fetch from API server returned non-OK status 403","mutationIDs":[{"clientID":"d","id":7}],"origin":"zeroCache","reason":"http","status":403}"#.to_owned(),
+                vec![r#"d: {"bodyPreview":"no","kind":"PushFailed","message":"Fetch from API server returned non-OK status 403","mutationIDs":[{"clientID":"d","id":7}],"origin":"zeroCache","reason":"http","status":403}"#.to_owned()],
             ),
             (
                 r#"{"error":"unsupportedPushVersion"}"#,
-                format!("c d: {}", server("unsupportedPushVersion", "Unsupported push version")),
+                each("unsupportedPushVersion", "Unsupported push version"),
             ),
             (
                 r#"{"error":"unsupportedSchemaVersion"}"#,
-                format!("c d: {}", server("internal", "Unsupported schema version")),
+                each("internal", "Unsupported schema version"),
             ),
-            (r#"{"error":"zeroPusher","details":"dd"}"#, format!("c d: {}", server("internal", "dd"))),
+            (r#"{"error":"zeroPusher","details":"dd"}"#, each("internal", "dd")),
             (
                 r#"{"kind":"MutateResponse","userID":"v","mutations":[]}"#,
-                format!(
+                vec![format!(
                     r#"c d: {{"kind":"PushFailed","message":"Connection userID does not match validated server userID.",{ALL},"origin":"zeroCache","reason":"http","status":401}}"#
-                ),
+                )],
             ),
             (
                 r#"{"kind":"MutateResponse","userID":null,"mutations":[]}"#,
-                format!(
+                vec![format!(
                     r#"c d: {{"kind":"PushFailed","message":"Connection userID does not match validated server userID.",{ALL},"origin":"zeroCache","reason":"http","status":401}}"#
-                ),
+                )],
             ),
         ] {
-            assert_eq!(told(Ok(answer.to_owned())), [expected], "{answer}");
+            assert_eq!(told(Ok(answer.to_owned())), expected, "{answer}");
         }
     }
 

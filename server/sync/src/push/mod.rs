@@ -245,9 +245,9 @@ async fn send(hub: Arc<Hub>, endpoint: Arc<Endpoint>, request: Request) {
             // Whose credentials are refused does not go on with them, whoever made the mutations.
             pusher.outbox.fail(ErrorBody { mutation_ids: Some(Vec::new()), ..verdict.error.clone() });
         }
-        for client in verdict.clients {
-            if let Some(connection) = hub.connection(group, &client) {
-                connection.outbox.fail(verdict.error.clone());
+        for client in &verdict.clients {
+            if let Some(connection) = hub.connection(group, client) {
+                connection.outbox.fail(verdict.told_to(client));
             }
         }
     }

@@ -26,37 +26,62 @@ fn user(server: &Server) -> Identity {
     Identity { user_id: Some("u".to_owned()), auth: Some("t".to_owned()), ..server.identity() }
 }
 
+/// An error as it came. What follows [`PARSE`] is a JSON library's own.
+fn written(body: &ErrorBody) -> Value {
+    let mut written = serde_json::to_value(body).expect("JSON");
+    if body.message.starts_with(PARSE) {
+        written["message"] = json!(PARSE);
+    }
+    written
+}
+
+/// An object with some more members.
+fn with(mut object: Value, more: &Value) -> Value {
+    let members = object.as_object_mut().expect("an object");
+    members.extend(more.as_object().expect("an object").clone());
+    object
+}
+
 /// Whoever asked is told, with the queries that were asked for, and the others of its group go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_fail_as_a_whole() {
-    use ErrorOrigin::{Server as OfServer, ZeroCache};
     let (server, api) = start().await;
-    let failed = r#"{"kind":"TransformFailed","origin":"server","reason":"database","message":"m","queryIDs":["x"]}"#;
-    let listed = format!(r#"["transformFailed",{failed}]"#);
-    let forbidden = "x".repeat(600);
-    let of_server = |reason: &str| {
-        format!(
-            r#"{{"kind":"TransformFailed","origin":"server","reason":"{reason}","message":"m","details":{{"z":[1]}},"queryIDs":[]}}"#
-        )
+    let failed = |told: Value| with(json!({ "kind": "TransformFailed" }), &told);
+    let http = |status: u16, preview: &str| {
+        let message = format!("Fetch from API server returned non-OK status {status}");
+        json!({ "origin": "zeroCache", "reason": "http", "status": status, "bodyPreview": preview, "message": message })
     };
-    let (unread, broken) = (of_server("parse"), of_server("internal"));
-    for ((status, text), origin, reason, message) in [
-        ((400, "no"), ZeroCache, ErrorReason::Http, "Fetch from API server returned non-OK status 400"),
-        ((403, &*forbidden), ZeroCache, ErrorReason::Http, "Fetch from API server returned non-OK status 403"),
-        ((200, &*unread), OfServer, ErrorReason::Parse, "m"),
-        ((200, &*broken), OfServer, ErrorReason::Internal, "m"),
-        ((200, failed), OfServer, ErrorReason::Database, "m"),
-        ((200, &*listed), OfServer, ErrorReason::Database, "m"),
-        ((200, r#"{"kind":"TransformFailed","message":"m"}"#), ZeroCache, ErrorReason::Parse, PARSE),
-        ((200, r#"{"kind":"QueryResponse"}"#), ZeroCache, ErrorReason::Parse, PARSE),
-        ((200, "nonsense"), ZeroCache, ErrorReason::Parse, PARSE),
-    ] {
+    let parse = || json!({ "origin": "zeroCache", "reason": "parse", "message": PARSE });
+    // What a server says of a failure is passed on, but for the queries.
+    let of = |origin: &str, reason: &str| json!({ "origin": origin, "reason": reason, "message": "m" });
+    let detailed = with(of("server", "parse"), &json!({ "details": { "z": [1] } }));
+    let elsewhere = with(of("zeroCache", "http"), &json!({ "status": 404, "bodyPreview": "b" }));
+    let said = |told: &Value| failed(with(told.clone(), &json!({ "queryIDs": ["x"] })));
+    let cases = [
+        ((400, "no".to_owned()), http(400, "no")),
+        ((403, "x".repeat(512)), http(403, &"x".repeat(512))),
+        ((403, "x".repeat(600)), http(403, &format!("{}...", "x".repeat(512)))),
+        ((404, String::new()), http(404, "")),
+        ((200, said(&detailed).to_string()), detailed.clone()),
+        ((200, said(&of("server", "internal")).to_string()), of("server", "internal")),
+        ((200, said(&of("server", "database")).to_string()), of("server", "database")),
+        ((200, said(&of("zeroCache", "timeout")).to_string()), of("zeroCache", "timeout")),
+        ((200, said(&of("zeroCache", "internal")).to_string()), of("zeroCache", "internal")),
+        ((200, said(&elsewhere).to_string()), elsewhere.clone()),
+        ((200, json!(["transformFailed", said(&detailed)]).to_string()), detailed),
+        ((200, failed(json!({ "message": "m" })).to_string()), parse()),
+        ((200, said(&of("zeroCache", "http")).to_string()), parse()),
+        ((200, said(&of("server", "oooMutation")).to_string()), parse()),
+        ((200, r#"{"kind":"QueryResponse"}"#.to_owned()), parse()),
+        ((200, "nonsense".to_owned()), parse()),
+    ];
+    for ((status, text), told) in cases {
         for by_token in [false, true] {
             let identity = user(&server);
             let mut asking = join(&identity, |_| {}).await;
             let mut sibling = join(&identity.sibling(), |_| {}).await;
             poke(&mut asking).await;
-            api.answer_with(&[(status, text)]);
+            api.answer_with(&[(status, &text)]);
             let asked = if by_token {
                 asking.send(&Upstream::UpdateAuth { auth: "newer".to_owned() }).await.expect("sent");
                 hash(&query(ISSUES))
@@ -70,16 +95,10 @@ async fn calls_that_fail_as_a_whole() {
             };
             let body = error(&mut asking).await;
             assert_eq!(
-                (body.kind, body.origin, body.reason, body.query_ids),
-                (ErrorKind::TransformFailed, Some(origin), Some(reason), Some(vec![asked])),
+                written(&body),
+                failed(with(told.clone(), &json!({ "queryIDs": [asked] }))),
                 "{text} {by_token}"
             );
-            assert!(body.message.starts_with(message), "{}", body.message);
-            let preview = if text.len() > 512 { format!("{}...", &text[..512]) } else { text.to_owned() };
-            let of_http = (status != 200).then_some((status, preview));
-            assert_eq!(body.status.zip(body.body_preview), of_http);
-            let details = text.contains("details").then_some(r#"{"z":[1]}"#);
-            assert_eq!(body.details.as_ref().map(|details| details.get()), details, "{text}");
             server.sql("UPDATE issue SET title = title || '.' WHERE id = 'i1'");
             while poke(&mut sibling).await.rows().count() == 0 {}
         }
@@ -168,109 +187,70 @@ fn push(identity: &Identity) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pushes_that_fail() {
-    use ErrorOrigin::{Server as OfServer, ZeroCache};
     let (server, api) = start().await;
     let one = |identity: &Identity| json!({ "id": 1, "clientID": identity.client_id });
-    type Answer = fn(Value) -> Value;
-    for (answer, origin, reason, status, message, details) in [
+    let http = |status: u16, more: &Value| {
+        let message = format!("Fetch from API server returned non-OK status {status}");
+        with(json!({ "origin": "zeroCache", "reason": "http", "status": status, "message": message }), more)
+    };
+    let of =
+        |origin: &str, reason: &str, message: &str| json!({ "origin": origin, "reason": reason, "message": message });
+    let parse = || of("zeroCache", "parse", PARSE);
+    let stranger = with(
+        of("zeroCache", "http", "Connection userID does not match validated server userID."),
+        &json!({ "status": 401 }),
+    );
+    // An answer of today's servers that says this of itself, and what is told then.
+    let said = |told: Value| (with(json!({ "kind": "PushFailed", "mutationIDs": ["one"] }), &told), told);
+    let detailed = json!({ "details": { "z": [1] } });
+    let cases = [
+        (json!({ "kind": "MutateResponse", "userID": "v", "mutations": [] }), stranger.clone()),
+        (json!({ "kind": "MutateResponse", "userID": null, "mutations": [] }), stranger),
         (
-            (|_| json!({ "kind": "MutateResponse", "userID": "v", "mutations": [] })) as Answer,
-            ZeroCache,
-            ErrorReason::Http,
-            Some(401),
-            "Connection userID does not match validated server userID.",
-            None,
+            json!({ "error": "http", "status": 502, "details": "d", "mutationIDs": ["one"] }),
+            http(502, &json!({ "bodyPreview": "d" })),
         ),
         (
-            |id| json!({ "error": "http", "status": 502, "details": "d", "mutationIDs": [id] }),
-            ZeroCache,
-            ErrorReason::Http,
-            Some(502),
-            "Fetch from API server returned non-OK status 502",
-            None,
+            json!({ "error": "unsupportedPushVersion" }),
+            of("server", "unsupportedPushVersion", "Unsupported push version"),
         ),
         (
-            |_| json!({ "error": "unsupportedPushVersion" }),
-            OfServer,
-            ErrorReason::UnsupportedPushVersion,
-            None,
-            "Unsupported push version",
-            None,
+            json!({ "error": "unsupportedPushVersion", "mutationIDs": ["one"] }),
+            of("server", "unsupportedPushVersion", "Unsupported push version"),
         ),
         (
-            |_| json!({ "error": "unsupportedSchemaVersion" }),
-            OfServer,
-            ErrorReason::Internal,
-            None,
-            "Unsupported schema version",
-            None,
+            json!({ "error": "unsupportedSchemaVersion", "mutationIDs": ["one"] }),
+            of("server", "internal", "Unsupported schema version"),
         ),
-        (|_| json!({ "error": "zeroPusher", "details": "dd" }), OfServer, ErrorReason::Internal, None, "dd", None),
+        (json!({ "error": "zeroPusher", "details": "dd", "mutationIDs": ["one"] }), of("server", "internal", "dd")),
         (
-            |id| json!({ "mutations": [{ "id": id, "result": { "error": "oooMutation", "details": "d" } }] }),
-            OfServer,
-            ErrorReason::OooMutation,
-            None,
-            "mutation was out of order",
-            Some(r#""d""#),
+            json!({ "mutations": [{ "id": "one", "result": { "error": "oooMutation", "details": "d" } }] }),
+            with(of("server", "oooMutation", "mutation was out of order"), &json!({ "details": "d" })),
         ),
-        (
-            |id| {
-                json!({ "kind": "PushFailed", "origin": "server", "reason": "database", "message": "m",
-                    "details": { "z": [1] }, "mutationIDs": [id] })
-            },
-            OfServer,
-            ErrorReason::Database,
-            None,
-            "m",
-            Some(r#"{"z":[1]}"#),
-        ),
-        (
-            |id| {
-                json!({ "kind": "PushFailed", "origin": "server", "reason": "internal", "message": "m",
-                    "mutationIDs": [id] })
-            },
-            OfServer,
-            ErrorReason::Internal,
-            None,
-            "m",
-            None,
-        ),
-        (
-            |id| {
-                json!({ "kind": "PushFailed", "origin": "zeroCache", "reason": "http", "status": 500,
-                    "bodyPreview": "b", "message": "m", "mutationIDs": [id] })
-            },
-            ZeroCache,
-            ErrorReason::Http,
-            Some(500),
-            "m",
-            None,
-        ),
-        (
-            |id| json!({ "kind": "PushFailed", "origin": "zeroCache", "reason": "http", "message": "m", "mutationIDs": [id] }),
-            ZeroCache,
-            ErrorReason::Parse,
-            None,
-            PARSE,
-            None,
-        ),
-    ] {
+        said(with(of("server", "database", "m"), &detailed)),
+        said(of("server", "parse", "m")),
+        said(of("server", "internal", "m")),
+        said(of("server", "oooMutation", "Client c1 sent mutation ID 50 but expected 6")),
+        said(of("server", "unsupportedPushVersion", "Unsupported push version: 2")),
+        said(with(of("zeroCache", "http", "m"), &json!({ "status": 500, "bodyPreview": "b" }))),
+        said(with(of("zeroCache", "http", "m"), &json!({ "status": 500 }))),
+        said(of("zeroCache", "timeout", "m")),
+        said(with(of("zeroCache", "parse", "m"), &detailed)),
+        said(of("zeroCache", "internal", "m")),
+        (said(of("zeroCache", "http", "m")).0, parse()),
+        (said(of("zeroCache", "database", "m")).0, parse()),
+        (said(of("server", "timeout", "m")).0, parse()),
+        (json!({ "error": "unknown", "mutationIDs": ["one"] }), parse()),
+    ];
+    for (answer, told) in cases {
         let identity = user(&server);
         let mut connection = join(&identity, |_| {}).await;
-        let answer = answer(one(&identity)).to_string();
+        let answer = answer.to_string().replace(r#""one""#, &one(&identity).to_string());
         api.answer_with(&[(200, &answer)]);
         connection.send_text(push(&identity)).await.expect("sent");
         let body = error(&mut connection).await;
-        let ErrorBody { kind, mutation_ids, .. } = &body;
-        assert_eq!(
-            (*kind, body.origin, body.reason, body.status),
-            (ErrorKind::PushFailed, Some(origin), Some(reason), status),
-            "{answer}"
-        );
-        assert_eq!(json!(mutation_ids), json!([one(&identity)]), "{answer}");
-        assert!(body.message.starts_with(message), "{}", body.message);
-        assert_eq!(body.details.as_ref().map(|details| details.get()), details, "{answer}");
+        let expected = json!({ "kind": "PushFailed", "mutationIDs": [one(&identity)] });
+        assert_eq!(written(&body), with(expected, &told), "{answer}");
     }
 
     // Nobody is named, and nobody is told.
@@ -298,4 +278,29 @@ async fn a_mutate_server_that_is_not_there() {
         (ErrorKind::PushFailed, Some(ErrorOrigin::ZeroCache), Some(ErrorReason::Internal), None)
     );
     assert!(body.message.starts_with("Fetch from API server threw error: "), "{}", body.message);
+}
+
+/// What older servers say of a push is told to each client of its own mutations; what today's say, as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_several_clients_that_fails() {
+    let (server, api) = start().await;
+    for (kind, apart) in [
+        (r#""error":"zeroPusher","details":"m""#, true),
+        (r#""kind":"PushFailed","origin":"server","reason":"internal","message":"m""#, false),
+    ] {
+        let identity = server.identity();
+        let sibling = identity.sibling();
+        let mut one = join(&identity, |_| {}).await;
+        let mut two = join(&sibling, |_| {}).await;
+        let ids = [(&identity, 1), (&sibling, 1), (&identity, 2), (&sibling, 2)]
+            .map(|(of, id)| json!({ "id": id, "clientID": of.client_id }));
+        api.answer_with(&[(200, &format!(r#"{{{kind},"mutationIDs":{}}}"#, json!(ids)))]);
+        one.send_text(push(&identity)).await.expect("sent");
+        for (connection, of) in [(&mut one, &identity), (&mut two, &sibling)] {
+            let own: Vec<&Value> = ids.iter().filter(|id| !apart || id["clientID"] == *of.client_id).collect();
+            let expected = json!({ "kind": "PushFailed", "origin": "server", "reason": "internal", "message": "m",
+                "mutationIDs": own });
+            assert_eq!(written(&error(connection).await), expected);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use sync::options::Settings;
 use testdata::postgres::shared;
 use tokio::sync::{Notify, RwLock, oneshot, watch};
 use warp::Filter;
-use zql_spec::protocol::error::{ErrorBody, ErrorKind};
+use zql_spec::protocol::error::{ErrorBody, ErrorKind, ErrorOrigin, ErrorReason};
 use zql_spec::protocol::upstream::DesiredOp;
 
 use crate::plain::Plain;
@@ -329,9 +329,29 @@ pub(crate) async fn error(connection: &mut Connection) -> ErrorBody {
             let end = connection.next().await;
             assert!(matches!(&end, Err(Error::Closed { code: None, .. })), "after {body:?}: {end:?}");
         }
+        assert_whole(&body);
         body
     })
     .await
+}
+
+/// That an error has what its kind has and nothing else (protocol sheet §15).
+fn assert_whole(body: &ErrorBody) {
+    let failed = [ErrorKind::PushFailed, ErrorKind::TransformFailed].contains(&body.kind);
+    let written = serde_json::to_value(body).expect("JSON");
+    for member in written.as_object().expect("an object").keys() {
+        let belongs = match member.as_str() {
+            "kind" | "message" | "origin" => true,
+            "maxBackoffMs" => body.kind == ErrorKind::Rehome,
+            "mutationIDs" => body.kind == ErrorKind::PushFailed,
+            "queryIDs" => body.kind == ErrorKind::TransformFailed,
+            "status" | "bodyPreview" => failed && body.reason == Some(ErrorReason::Http),
+            "reason" | "details" => failed,
+            _ => false,
+        };
+        assert!(belongs, "{member} of {written}");
+    }
+    assert!(body.origin == Some(ErrorOrigin::ZeroCache) || failed && body.origin.is_some(), "{written}");
 }
 
 pub(crate) async fn next(connection: &mut Connection) -> Event {
