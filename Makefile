@@ -7,13 +7,14 @@ NODE_DIR := testdata/node
 
 BENCH ?=
 
-.PHONY: help checkout demo test chaos bench bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
+.PHONY: help checkout demo test chaos bench bench-suite bench-wire conformance conformance-zero-cache check fmt postgres node browser build clean
 
 help:
 	@echo "make demo        build and run the demo: private Postgres, sample data, sync server, live terminal view"
 	@echo "make test        run every test; installs and starts what they need"
 	@echo "make chaos       the long run of the test in which everything goes wrong (some minutes; CHAOS_SEED=n repeats choices)"
 	@echo "make bench       measure hydration and maintenance; writes benches/results (BENCH=planning for one part)"
+	@echo "make bench-suite measure first answers to every query of the conformance suite (half an hour)"
 	@echo "make bench-wire  measure the published zero-cache and this server side by side; writes benches/results"
 	@echo "make conformance             run the test suite of ZQL on everything here: naive, in process, Postgres, the server"
 	@echo "make conformance-zero-cache  run it on the published zero-cache 1.9.0"
@@ -44,6 +45,10 @@ bench: checkout postgres
 	@.ci/need valgrind valgrind
 	$(CARGO) build --release --workspace --bin bench
 	@$(CARGO_TARGET_DIR)/release/bench $(BENCH)
+
+bench-suite: checkout
+	$(CARGO) build --release --workspace --bin bench
+	@$(CARGO_TARGET_DIR)/release/bench suite --name suite --budget 20 --output benches/results
 
 bench-wire: checkout postgres node
 	$(CARGO) build --release --workspace --bin zql --bin bench-wire

@@ -14,7 +14,6 @@ use smallvec::SmallVec;
 use sync::row_text::TableText;
 
 use crate::hand::Sink;
-use crate::tracker::TABLES;
 
 /// What queries are answered with.
 pub(crate) struct Answering<'a> {
@@ -25,8 +24,7 @@ pub(crate) struct Answering<'a> {
 
 /// How the rows of all tables are written.
 pub(crate) fn texts(snapshot: &Snapshot) -> FxHashMap<Arc<str>, TableText> {
-    let tables = TABLES.iter().filter_map(|(name, ..)| snapshot.schema.table(name));
-    tables.map(|table| (Arc::clone(&table.name), TableText::new(table))).collect()
+    snapshot.schema.tables.values().map(|table| (Arc::clone(&table.name), TableText::new(table))).collect()
 }
 
 /// Tells each row once, though several nodes may give it.

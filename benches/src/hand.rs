@@ -6,13 +6,12 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
-use rusqlite::types::ValueRef;
+use anyhow::Result;
 use rusqlite::{Connection, Params, Row, params};
 use rustc_hash::FxHashMap;
-use zql_spec::json::{write_number, write_string};
+use zql_spec::schema::Schema;
 
-use crate::tracker::TABLES;
+use crate::written::{self, Format};
 
 /// Text that is kept before it is thought sent.
 const SENT_BYTES: usize = 1 << 16;
@@ -58,55 +57,21 @@ pub(crate) struct Hand<'a> {
     connection: &'a Connection,
     /// Where the rows go.
     pub(crate) sink: Sink,
+    schema: &'a Schema,
     /// By table and the rest of the statement: whoever writes by hand does so once.
-    formats: FxHashMap<(&'static str, &'static str), Rc<Format>>,
+    prepared: FxHashMap<(&'static str, &'static str), Rc<Prepared>>,
 }
 
 /// A statement, and what its rows are written with.
-struct Format {
+struct Prepared {
     sql: String,
-    before: Vec<String>,
-    boolean: Vec<bool>,
-}
-
-impl Format {
-    fn of(table: &str, tail: &str) -> Result<Format> {
-        let (_, columns, _) = TABLES.iter().find(|(name, ..)| *name == table).context("a table of the tracker")?;
-        let names: Vec<String> = columns.iter().map(|(name, _)| format!("t.{name}")).collect();
-        let before = |(position, (name, _)): (usize, &(&str, &str))| match position {
-            0 => format!(r#"{{"op":"put","tableName":"{table}","value":{{"{name}":"#),
-            _ => format!(r#","{name}":"#),
-        };
-        Ok(Format {
-            sql: format!("SELECT {} FROM \"{table}\" t {tail}", names.join(", ")),
-            before: columns.iter().enumerate().map(before).collect(),
-            boolean: columns.iter().map(|(_, declared)| declared.starts_with("bool")).collect(),
-        })
-    }
-
-    fn write(&self, row: &Row<'_>, out: &mut String) -> Result<()> {
-        for (position, before) in self.before.iter().enumerate() {
-            out.push_str(before);
-            match row.get_ref(position)? {
-                ValueRef::Null => out.push_str("null"),
-                ValueRef::Integer(number) if self.boolean[position] => {
-                    out.push_str(if number == 0 { "false" } else { "true" });
-                }
-                ValueRef::Integer(number) => write_number(number as f64, out),
-                ValueRef::Real(number) => write_number(number, out),
-                ValueRef::Text(text) => write_string(std::str::from_utf8(text)?, out),
-                ValueRef::Blob(_) => anyhow::bail!("the tracker has no blobs"),
-            }
-        }
-        out.push_str("}}");
-        Ok(())
-    }
+    format: Format,
 }
 
 impl<'a> Hand<'a> {
-    /// Reads with this connection.
-    pub(crate) fn new(connection: &'a Connection, sink: Sink) -> Self {
-        Hand { connection, sink, formats: FxHashMap::default() }
+    /// Reads tables of a schema with this connection.
+    pub(crate) fn new(connection: &'a Connection, schema: &'a Schema, sink: Sink) -> Self {
+        Hand { connection, sink, schema, prepared: FxHashMap::default() }
     }
 
     /// Gives all rows of a statement, which selects the table's columns first, and lets `also` see them.
@@ -128,20 +93,22 @@ impl<'a> Hand<'a> {
         params: impl IntoIterator<Item = P>,
         mut also: impl FnMut(&Row<'_>) -> Result<()>,
     ) -> Result<()> {
-        let format = match self.formats.get(&(table, tail)) {
-            Some(format) => Rc::clone(format),
+        let prepared = match self.prepared.get(&(table, tail)) {
+            Some(prepared) => Rc::clone(prepared),
             None => {
-                let format = Rc::new(Format::of(table, tail)?);
-                self.formats.insert((table, tail), Rc::clone(&format));
-                format
+                let of = written::table(self.schema, table)?;
+                let sql = format!("SELECT {} FROM \"{table}\" t {tail}", written::columns(of, "t"));
+                let prepared = Rc::new(Prepared { sql, format: Format::of(of) });
+                self.prepared.insert((table, tail), Rc::clone(&prepared));
+                prepared
             }
         };
-        let mut statement = self.connection.prepare_cached(&format.sql)?;
+        let mut statement = self.connection.prepare_cached(&prepared.sql)?;
         for params in params {
             let mut rows = statement.query(params)?;
             while let Some(row) = rows.next()? {
                 let mut written = Ok(());
-                self.sink.row(|out| written = format.write(row, out));
+                self.sink.row(|out| written = prepared.format.write(row, out));
                 written?;
                 also(row)?;
             }

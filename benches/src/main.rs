@@ -16,8 +16,10 @@ mod measure;
 mod memory;
 mod planning;
 mod report;
+mod suite;
 mod tracker;
 mod world;
+mod written;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +43,8 @@ enum Part {
     Large,
     Burst,
     HotPath,
+    /// Every query of the conformance suite; takes long and is only measured when named.
+    Suite,
 }
 
 /// Measures hydration and maintenance.
@@ -91,7 +95,8 @@ fn main() -> Result<()> {
     let folder = arguments.output.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("results"));
     let before = Report::recorded(&folder, &arguments.name);
     let machine = measure::machine();
-    let wanted = |part: Part| arguments.parts.is_empty() || arguments.parts.contains(&part);
+    let named = |part: Part| arguments.parts.contains(&part);
+    let wanted = |part: Part| arguments.parts.is_empty() || named(part);
     let mut report = Report::default();
     if wanted(Part::Planning) {
         planning::run(&mut report)?;
@@ -116,6 +121,11 @@ fn main() -> Result<()> {
     if wanted(Part::HotPath) {
         let accepted = folder.join("instructions.json");
         hot_path::run(&accepted, arguments.accept, &mut report)?;
+    }
+    if named(Part::Suite) {
+        for &issues in &arguments.issues {
+            suite::run(issues, &arguments.query, Duration::from_millis(arguments.budget), &mut report)?;
+        }
     }
     if recorded {
         report.write(&folder, &arguments.name, &machine, before)?;

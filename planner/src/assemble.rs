@@ -108,7 +108,8 @@ impl<'a> Assembly<'a> {
                 // An index that finds rows by the filter does not give them in order.
                 let by_filter = visit.rows < model.table_rows(node);
                 let sorts = want.ordered && (!in_order || by_filter);
-                let sort = if sorts { all * cost::SORT } else { 0.0 };
+                let few = want.limit.filter(|_| limit_in_statement);
+                let sort = if sorts { sort_cost(all, few) } else { 0.0 };
                 let whole = Reach { rows: all, cost: cost::STATEMENT + visit.cost() + sort, worst, walks: false };
                 let Some(limit) = want.limit.filter(|_| want.keys.is_none()) else { return whole };
                 let rows = all.min(limit as f64 / passing);
@@ -172,8 +173,10 @@ impl<'a> Assembly<'a> {
                 in_statement.push(filter.clone());
             }
         }
+        // That the simple conditions hold is in the number of rows that reach the others.
+        let probes = in_statement[1..].iter().map(|filter| model.nested_probes(node, filter)).sum::<f64>()
+            + truths.iter().map(|truth| model.nested_probes(node, truth)).sum::<f64>();
         let filter = conjunction(in_statement);
-        let probes = model.nested_probes(&filter) + truths.iter().map(|truth| model.nested_probes(truth)).sum::<f64>();
 
         let semi_with_keys = want.keys.is_some() && self.driver != Driver::Keys;
         let sort = want.ordered && matches!(self.driver, Driver::Exists(_));
@@ -345,6 +348,14 @@ pub(crate) fn fetch(model: &Model<'_>, rel: Rel, rows: f64) -> Rel {
     };
     let op = Op::Lookup { input: Box::new(rel), by, leaf };
     Rel { op, node, columns: vec![Col::Row], rows, cost }
+}
+
+/// What it costs SQLite to sort so many rows, of which it keeps the first `few`.
+fn sort_cost(rows: f64, few: Option<usize>) -> f64 {
+    let Some(few) = few.map(|few| few as f64).filter(|few| *few < rows) else { return rows * cost::SORT };
+    // In no order at all, the n-th row is among the first ones with a probability of few / n.
+    let kept = few * (1.0 + (rows / few.max(1.0)).ln());
+    rows * cost::AMONG_FIRST + kept * cost::SORT
 }
 
 /// What it costs to make a whole row of a node.

@@ -28,6 +28,8 @@ pub(crate) const STEP: f64 = 0.06;
 pub(crate) const SEEK: f64 = 0.3;
 /// Sorting a row within SQLite.
 pub(crate) const SORT: f64 = 0.4;
+/// Comparing a row with the last of the first ones, where a limit keeps few.
+pub(crate) const AMONG_FIRST: f64 = 0.12;
 /// Giving one value to Arrow.
 pub(crate) const EMIT: f64 = 0.06;
 /// Making a whole row, without its values.
@@ -336,21 +338,46 @@ impl<'a> Model<'a> {
         let Some(edge) = &self.node(node).edge else { return 0.0 };
         let filter = &self.node(node).filter;
         if !self.indexed(node, &edge.child_columns) {
-            return SUBQUERY + self.table_rows(node) * (STEP + self.share[node] * self.nested_probes(filter));
+            return SUBQUERY + self.table_rows(node) * (STEP + self.nested_probes(node, filter));
         }
         // It stops at the first row found, or sees all.
         let visit = self.visit(node, filter, &edge.child_columns);
         let until_found = visit.rows.min(1.0 / self.share[node].max(1e-9));
         let until = (self.truth[node] * until_found + (1.0 - self.truth[node]) * visit.rows).max(1.0);
-        SUBQUERY + until * (visit.each + self.nested_probes(filter))
+        SUBQUERY + until * (visit.each + self.nested_probes(node, filter))
     }
 
-    /// The cost of the EXISTS of a filter for one row.
-    pub(crate) fn nested_probes(&self, filter: &Filter) -> f64 {
+    /// The cost of the EXISTS of a node's filter for one row. Comparisons are decided first, and what they decide needs no
+    /// EXISTS; see [`engine::sql`], which writes them in that order.
+    pub(crate) fn nested_probes(&self, node: NodeId, filter: &Filter) -> f64 {
         match filter {
             Filter::Const(_) | Filter::Compare(_) => 0.0,
-            Filter::And(filters) | Filter::Or(filters) => filters.iter().map(|f| self.nested_probes(f)).sum(),
+            Filter::And(filters) | Filter::Or(filters) => {
+                let any = matches!(filter, Filter::Or(_));
+                let left: f64 = filters
+                    .iter()
+                    .filter(|filter| matches!(filter, Filter::Compare(_)))
+                    .map(|filter| self.selectivity(node, filter))
+                    .map(|share| if any { 1.0 - share } else { share })
+                    .product();
+                // A scan for each row is never likely enough to be left: the share is an estimate, the scan is not.
+                let left = if self.probes_scan(filter) { 1.0 } else { left };
+                left * filters.iter().map(|filter| self.nested_probes(node, filter)).sum::<f64>()
+            }
             Filter::Exists { node, .. } => self.probe[*node],
+        }
+    }
+
+    /// Whether some EXISTS of a filter scans a table when it is probed.
+    fn probes_scan(&self, filter: &Filter) -> bool {
+        match filter {
+            Filter::Const(_) | Filter::Compare(_) => false,
+            Filter::And(filters) | Filter::Or(filters) => filters.iter().any(|filter| self.probes_scan(filter)),
+            Filter::Exists { node, .. } => {
+                let child = self.node(*node);
+                child.edge.as_ref().is_some_and(|edge| !self.indexed(*node, &edge.child_columns))
+                    || self.probes_scan(&child.filter)
+            }
         }
     }
 }

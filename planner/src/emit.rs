@@ -6,17 +6,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
 use datafusion::execution::TaskContext;
 use engine::commit::StoredRow;
-use futures::StreamExt;
-use futures::executor::block_on;
 
 use crate::error::Result;
-use crate::keys::{GivenKeys, collect};
+use crate::in_place::{collect, each_batch};
+use crate::keys::GivenKeys;
 use crate::lookup;
-use crate::physical::{self, keyed_scan};
+use crate::physical::keyed_scan;
 use crate::plan::{Col, Op, Rel};
 use crate::run::Run;
 use crate::scan;
@@ -69,23 +68,25 @@ fn emit_rows(
                 if let (Op::Keys, Some(batch)) = (&input.op, batch) {
                     return lookup::emit(run, statement, batch, by, Some(0), found);
                 }
-                return each_batch(run, input, 1, batch, context, |batch| {
+                return each_batch(run, input, 1, batch, context, &mut |batch| {
                     lookup::emit(run, statement, &batch, by, Some(0), found)
                 });
             }
             Op::Join { keys: of_keys, input, .. } => {
                 if let Some(scan) = keyed_scan(run, plan, 0) {
-                    let (set, last) = match (&of_keys.op, keys) {
-                        (Op::Keys, Some(given)) => (Arc::clone(&given.set), Some(given.batch.slice(0, 1))),
+                    let (set, last, columns) = match (&of_keys.op, keys) {
+                        (Op::Keys, Some(given)) => {
+                            (Arc::clone(&given.set), Some(given.batch.slice(0, 1)), scan.of_keys.clone())
+                        }
                         _ => {
-                            let keys = physical::build(run, of_keys, 1 + input.size(), batch)?
-                                .execute(0, Arc::clone(context))?;
-                            let (set, last) = block_on(collect(keys, &scan.of_keys))?;
-                            (Arc::new(set), last)
+                            let number = 1 + input.size();
+                            let wanted = collect(run, of_keys, number, batch, context, &scan.of_keys)?;
+                            (Arc::new(wanted.set), wanted.last, wanted.columns)
                         }
                     };
                     return match scan.single(&set, last.as_ref()) {
-                        Some(key) => lookup::emit(run, &scan.lookup, key, &scan.of_keys, scan.slot, found),
+                        _ if scan.matches_none(&set) => Ok(()),
+                        Some(key) => lookup::emit(run, &scan.lookup, key, &columns, scan.slot, found),
                         None => scan::emit(run, &scan.scan, Some(&scan.filter(set)), scan.slot, found),
                     };
                 }
@@ -95,27 +96,11 @@ fn emit_rows(
     }
     run.arena.lock().clear();
     let position = plan.position(Col::Row).unwrap_or(0);
-    each_batch(run, plan, 0, batch, context, |batch| {
+    each_batch(run, plan, 0, batch, context, &mut |batch| {
         for &position in batch.column(position).as_primitive::<UInt32Type>().values() {
             let row = run.arena.lock().take(position)?;
             found(row);
         }
         Ok(())
     })
-}
-
-/// Runs a plan and hands its batches on.
-fn each_batch(
-    run: &Arc<Run>,
-    plan: &Rel,
-    number: usize,
-    keys: Option<&RecordBatch>,
-    context: &Arc<TaskContext>,
-    mut take: impl FnMut(RecordBatch) -> Result<()>,
-) -> Result<()> {
-    let mut batches = physical::build(run, plan, number, keys)?.execute(0, Arc::clone(context))?;
-    while let Some(batch) = block_on(batches.next()) {
-        take(batch?)?;
-    }
-    Ok(())
 }

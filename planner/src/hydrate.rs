@@ -9,9 +9,12 @@ use std::sync::Arc;
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionConfig;
 use engine::hydration::{Found, Hydrate, HydrateError, Hydration};
-use engine::query::{Edge, NodeId, Query};
+use engine::query::{Edge, Filter, Node, NodeId, Query};
 use engine::replica::Snapshot;
+use engine::sql::fits;
 use rustc_hash::FxHashMap;
+use zql_spec::ast::{Literal, SimpleOperator};
+use zql_spec::value::Value;
 
 use crate::choose::{Chooser, Dice, STREAM_ROWS};
 use crate::cost::Model;
@@ -64,6 +67,10 @@ impl Planner {
 
     /// Answers a query: gives rows as they are found.
     pub(crate) fn answer(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>, found: &mut Found<'_>) -> Result<()> {
+        // Applications ask for what they do not know yet: without a value there is no row, and nothing to plan or to read.
+        if never(query.root(), &query.root().filter) {
+            return Ok(());
+        }
         let run = Run::new(query, snapshot)?;
         let mut choice = Choice::new(self, &run)?;
         self.each_node(&run, &mut |node, keys| choice.plan(node, keys), found, &mut |_, _| {})
@@ -161,6 +168,27 @@ impl Planner {
         let statistics = run.snapshot.statistics();
         let stats = run.query.nodes.iter().map(|node| self.stats.get(&reader, node, statistics));
         Ok(stats.collect::<rusqlite::Result<Vec<_>>>()?)
+    }
+}
+
+/// Whether no row of a node passes, as its filter alone tells.
+fn never(node: &Node, filter: &Filter) -> bool {
+    use SimpleOperator as Op;
+    match filter {
+        Filter::Const(truth) => !truth,
+        Filter::And(filters) => filters.iter().any(|filter| never(node, filter)),
+        Filter::Or(filters) => filters.iter().all(|filter| never(node, filter)),
+        Filter::Compare(comparison) => {
+            let value_type = node.table.columns[comparison.column].value_type;
+            match (comparison.op, &comparison.literal) {
+                (Op::Is | Op::IsNot, Literal::Value(Value::Null)) => false,
+                (_, Literal::Value(Value::Null)) => true,
+                (Op::Eq | Op::Is, Literal::Value(value)) => !fits(value_type, value),
+                (Op::In, Literal::List(values)) => !values.iter().any(|value| fits(value_type, value)),
+                _ => false,
+            }
+        }
+        Filter::Exists { .. } => false,
     }
 }
 

@@ -50,6 +50,11 @@ impl KeyedScan {
         KeyFilter { keys, columns, negated: self.negated }
     }
 
+    /// Whether no row can match, so that none need be read.
+    pub(crate) fn matches_none(&self, keys: &KeySet) -> bool {
+        keys.len() == 0 && !self.negated
+    }
+
     /// The one key, if there is one alone and the statement can take it.
     pub(crate) fn single<'k>(&self, keys: &KeySet, last: Option<&'k RecordBatch>) -> Option<&'k RecordBatch> {
         last.filter(|_| keys.len() == 1 && !self.negated)
@@ -118,6 +123,9 @@ async fn read(
     keys: SendableRecordBatchStream,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let (keys, last) = collect(keys, &scan.of_keys).await?;
+    if scan.matches_none(&keys) {
+        return Ok(stream::empty().boxed());
+    }
     if let Some(key) = scan.single(&keys, last.as_ref()) {
         let batch = probe(&run, &scan.lookup, key, &scan.of_keys, scan.slot)?;
         return Ok(stream::iter([Ok::<_, Error>(batch)]).boxed());

@@ -51,7 +51,7 @@ impl KeySet {
     }
 
     /// Adds the rows of a batch, with the columns at these positions; gives the position of a row with a new key.
-    fn add_batch(&mut self, batch: &RecordBatch, columns: &[usize]) -> Option<usize> {
+    pub(crate) fn add_batch(&mut self, batch: &RecordBatch, columns: &[usize]) -> Option<usize> {
         let mut new = None;
         for row in 0..batch.num_rows() {
             self.scratch.clear();

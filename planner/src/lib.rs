@@ -17,6 +17,7 @@ mod error;
 pub mod explain;
 mod first;
 mod hydrate;
+mod in_place;
 mod keyed;
 mod keys;
 mod lookup;

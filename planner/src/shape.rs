@@ -1,14 +1,14 @@
 //! What a plan depends on of a query: everything but its constants, and of these what kind they are.
 //!
 //! Two queries with one shape have the same nodes, so that a plan for the one is a plan for the other, and the same
-//! SQL text with other values. Of constants it holds what decides the text (type, null, text that looks like a number, lists
-//! of no or one value) and how long a list is, roughly. Table definitions are not part of it: shapes are compared
-//! within one schema.
+//! SQL text with other values. Of constants it holds what decides the text (type, null, text that looks like a number,
+//! patterns that SQLite can match itself, lists of no or one value) and how long a list is, roughly. Table definitions are
+//! not part of it: shapes are compared within one schema.
 
 use engine::query::{Filter, Node, Query};
-use engine::sql::{fits, looks_numeric};
+use engine::sql::{fits, is_glob, looks_numeric};
 use smallvec::SmallVec;
-use zql_spec::ast::{Direction, Literal};
+use zql_spec::ast::{Direction, Literal, SimpleOperator};
 use zql_spec::value::Value;
 
 /// The bytes of a shape: those of a query of few nodes take no allocation.
@@ -96,6 +96,9 @@ fn write_filter(node: &Node, filter: &Filter, out: &mut Shape) {
             out.extend([4, comparison.op as u8]);
             small(comparison.column, out);
             match &comparison.literal {
+                Literal::Value(value) if !value.is_null() && is_pattern(comparison.op) => {
+                    out.push(8 + u8::from(is_glob(value)));
+                }
                 Literal::Value(value) => out.push(kind(value)),
                 Literal::List(values) => {
                     let value_type = node.table.columns[comparison.column].value_type;
@@ -106,6 +109,11 @@ fn write_filter(node: &Node, filter: &Filter, out: &mut Shape) {
             }
         }
     }
+}
+
+fn is_pattern(op: SimpleOperator) -> bool {
+    use SimpleOperator as Op;
+    matches!(op, Op::Like | Op::NotLike | Op::ILike | Op::NotILike)
 }
 
 /// What of a value may decide how SQL is written.

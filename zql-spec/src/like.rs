@@ -49,10 +49,15 @@ impl Pattern {
 
     /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
+        self.matches_bytes(text.as_bytes())
+    }
+
+    /// The same of the bytes of a text.
+    pub fn matches_bytes(&self, text: &[u8]) -> bool {
         match self.folds {
-            false => matches::<false>(text.as_bytes(), &self.tokens),
-            true if text.is_ascii() => matches::<true>(text.as_bytes(), &self.tokens),
-            true => matches::<false>(text.to_lowercase().as_bytes(), &self.tokens),
+            false => matches::<false>(text, &self.tokens),
+            true if text.is_ascii() => matches::<true>(text, &self.tokens),
+            true => matches::<false>(String::from_utf8_lossy(text).to_lowercase().as_bytes(), &self.tokens),
         }
     }
 }

@@ -23,18 +23,22 @@ impl Builder {
     pub(super) fn filter(&mut self, query: &Query, node: NodeId, filter: &Filter, part: FilterPart) -> Expr {
         match filter {
             Filter::Const(truth) => syntax::constant(*truth),
-            Filter::And(filters) => {
-                syntax::and(filters.iter().map(|filter| self.filter(query, node, filter, part)).collect())
-            }
-            Filter::Or(filters) => {
-                syntax::or(filters.iter().map(|filter| self.filter(query, node, filter, part)).collect())
-            }
+            Filter::And(filters) => syntax::and(self.cheap_first(query, node, filters, part)),
+            Filter::Or(filters) => syntax::or(self.cheap_first(query, node, filters, part)),
             Filter::Compare(comparison) => self.comparison(&query.nodes[node].table, &alias(node), comparison),
             Filter::Exists { node: child, negated } => {
                 let subquery = self.exists_select(query, *child, node, part);
                 syntax::exists(subquery, *negated)
             }
         }
+    }
+
+    /// The filters in an order in which those that need no subquery come first: SQLite decides them as they are written, and
+    /// stops when it knows.
+    fn cheap_first(&mut self, query: &Query, node: NodeId, filters: &[Filter], part: FilterPart) -> Vec<Expr> {
+        let mut ordered: Vec<&Filter> = filters.iter().collect();
+        ordered.sort_by_key(|filter| !matches!(filter, Filter::Compare(_) | Filter::Const(_)));
+        ordered.into_iter().map(|filter| self.filter(query, node, filter, part)).collect()
     }
 
     /// `SELECT 1` of the EXISTS node's rows that belong to the parent's current row.
@@ -115,6 +119,9 @@ impl Builder {
                     (false, false) if typed.len() == 1 => {
                         syntax::binary(operand, BinaryOperator::Eq, self.bind(Origin::OneOf(place), bind(typed[0])))
                     }
+                    (false, true) if typed.len() == 1 => {
+                        syntax::binary(operand, BinaryOperator::NotEq, self.bind(Origin::OneOf(place), bind(typed[0])))
+                    }
                     (false, _) => {
                         let list = self.bind(Origin::List(place), json_array(typed).into());
                         let value = Expr::Identifier("value".into());
@@ -131,9 +138,13 @@ impl Builder {
                 if value_type != ValueType::String {
                     return syntax::constant(false);
                 }
-                let function = if matches!(op, Op::Like | Op::NotLike) { "zql_like" } else { "zql_ilike" };
-                let pattern = self.bind(Origin::Pattern(place), pattern_text(pattern).into());
+                let minds_case = matches!(op, Op::Like | Op::NotLike);
                 let wanted = !matches!(op, Op::NotLike | Op::NotILike);
+                if minds_case && let Some(glob) = glob(pattern) {
+                    return syntax::glob(operand, self.bind(Origin::Glob(place), glob.into()), wanted);
+                }
+                let function = if minds_case { "zql_like" } else { "zql_ilike" };
+                let pattern = self.bind(Origin::Pattern(place), pattern_text(pattern).into());
                 let matched = syntax::call(function, vec![operand, pattern]);
                 syntax::binary(matched, BinaryOperator::Eq, syntax::constant(wanted))
             }
@@ -308,6 +319,38 @@ fn simple_part(filter: &Filter) -> Filter {
         }
         filter => filter.clone(),
     }
+}
+
+/// What GLOB may be given: it looks for what follows a `*` anew wherever that may begin.
+const GLOB_STARS_MAX: usize = 4;
+const GLOB_BYTES_MAX: usize = 1_000;
+
+/// The pattern of LIKE as one of SQLite's GLOB, which means the same and needs no function of ours; none if it is long or has
+/// many `%`, of which ours takes any number.
+pub(super) fn glob(pattern: &Value) -> Option<String> {
+    if !is_glob(pattern) {
+        return None;
+    }
+    let text = pattern_text(pattern);
+    let mut glob = String::with_capacity(text.len() + 8);
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '%' => glob.push('*'),
+            '_' => glob.push('?'),
+            letter => match if letter == '\\' { letters.next().unwrap_or('\\') } else { letter } {
+                special @ ('*' | '?' | '[') => glob.extend(['[', special, ']']),
+                letter => glob.push(letter),
+            },
+        }
+    }
+    Some(glob)
+}
+
+/// Whether the pattern of LIKE is given to GLOB: what SQL text depends on.
+pub fn is_glob(pattern: &Value) -> bool {
+    let Value::String(text) = pattern else { return false };
+    text.len() <= GLOB_BYTES_MAX && text.bytes().filter(|&byte| byte == b'%').count() <= GLOB_STARS_MAX
 }
 
 /// A pattern as text.

@@ -23,10 +23,7 @@ fn matched(context: &Context<'_>, pattern: fn(&str) -> Pattern) -> rusqlite::Res
     let pattern: Arc<Pattern> = context.get_or_create_aux(1, |value| value.as_str().map(pattern))?;
     Ok(match context.get_raw(0) {
         ValueRef::Null => None,
-        ValueRef::Text(text) => Some(match std::str::from_utf8(text) {
-            Ok(text) => pattern.matches(text),
-            Err(_) => pattern.matches(&String::from_utf8_lossy(text)),
-        }),
+        ValueRef::Text(text) => Some(pattern.matches_bytes(text)),
         // A text that SQLite stored as a number.
         ValueRef::Integer(number) => Some(pattern.matches(&number.to_string())),
         ValueRef::Real(number) => Some(pattern.matches(ryu_js::Buffer::new().format(number))),

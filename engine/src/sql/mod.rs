@@ -22,10 +22,10 @@ use zql_spec::ast::{Direction, Literal};
 use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
 
-pub use condition::looks_numeric;
+pub use condition::{is_glob, looks_numeric};
 
 use crate::query::{NodeId, Place, Query};
-use condition::{Side, alias, comparable, pattern_text};
+use condition::{Side, alias, comparable, glob, pattern_text};
 
 /// A statement and its values.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,13 +53,15 @@ enum Origin {
     List(Place),
     /// A pattern.
     Pattern(Place),
+    /// A pattern, as GLOB has it.
+    Glob(Place),
     /// The cursor of a node: a value of its order.
     Start(NodeId, usize),
 }
 
 impl Sql {
     /// The statement's own values for another query of the same shape: one that differs in constants alone, and in these
-    /// neither in type nor in whether they are null, [`looks_numeric`] or a list of at most one value.
+    /// neither in type nor in whether they are null, [`looks_numeric`], [`is_glob`] or a list of at most one value.
     pub fn values_of(&self, query: &Query) -> Vec<SqliteValue> {
         let owned = |value: ToSqlOutput<'_>| match value {
             ToSqlOutput::Owned(value) => value,
@@ -107,12 +109,15 @@ impl Origin {
             Origin::Start(node, column) => {
                 return Some(bound(query.nodes.get(node)?.start.as_ref()?.values.get(column)?));
             }
-            Origin::Literal(place) | Origin::OneOf(place) | Origin::List(place) | Origin::Pattern(place) => {
-                query.comparison(place)?
-            }
+            Origin::Literal(place)
+            | Origin::OneOf(place)
+            | Origin::List(place)
+            | Origin::Pattern(place)
+            | Origin::Glob(place) => query.comparison(place)?,
         };
         let value_type = node.table.columns[comparison.column].value_type;
         Some(match (self, &comparison.literal) {
+            (Origin::Glob(_), Literal::Value(pattern)) => ToSqlOutput::Owned(glob(pattern)?.into()),
             (Origin::Pattern(_), Literal::Value(pattern)) => ToSqlOutput::Owned(pattern_text(pattern).into()),
             (_, Literal::Value(value)) => bound(value),
             (Origin::OneOf(_), Literal::List(list)) => bound(list.iter().find(|value| fits(value_type, value))?),

@@ -80,6 +80,12 @@ pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     })
 }
 
+/// Whether a text matches a pattern of GLOB, or does not; null for a null text.
+pub(super) fn glob(text: Expr, pattern: Expr, wanted: bool) -> Expr {
+    let matched = binary(text, BinaryOperator::Custom("GLOB".into()), pattern);
+    if wanted { matched } else { nested(Expr::UnaryOp { op: UnaryOperator::Not, expr: Box::new(matched) }) }
+}
+
 /// The condition, and for what share of rows SQLite shall take it to hold. It means what it means without.
 pub(super) fn likelihood(condition: Expr, share: f64) -> Expr {
     // SQLite wants a constant with a point between 0 and 1.

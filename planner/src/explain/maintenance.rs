@@ -16,6 +16,8 @@ use crate::cost::{self, Model};
 const ROUTE: f64 = 0.5;
 /// Deciding about one row and editing the state.
 const DECIDE: f64 = 3.0;
+/// Rows that a refill may pass without a word.
+const FEW: f64 = 10.0;
 /// Bytes of a row and of a group in a graph's state.
 const ROW_BYTES: f64 = 64.0;
 const GROUP_BYTES: f64 = 100.0;
@@ -207,26 +209,38 @@ fn joining(model: &Model<'_>, id: NodeId, reads: &mut Vec<String>) -> f64 {
             reads.push(read(model, child, &edge.child_columns, "probes"));
         } else {
             let visit = model.visit(child, filter, &edge.child_columns);
-            cost += cost::STATEMENT + visit.cost() + model.nested_probes(filter);
+            cost += cost::STATEMENT + visit.cost() + model.nested_probes(child, filter);
             reads.push(read(model, child, &edge.child_columns, "reads"));
         }
     }
-    if let Some(limit) = node.limit {
-        let keys = node.edge.as_ref().map(|edge| edge.child_columns.to_vec()).unwrap_or_default();
-        if model.ordered(id, &node.filter, &keys) {
-            cost += cost::STATEMENT + 2.0 * cost::SEEK;
-            reads.push(format!("refills its {} rows through an index when one leaves", count(limit as f64)));
-        } else {
-            let visit = model.visit(id, &node.filter, &keys);
-            cost += cost::STATEMENT + visit.rows * (visit.each + cost::SORT);
-            let rows = count(visit.rows);
-            reads.push(format!(
-                "reads and sorts {rows} rows of {} to refill its {limit} when one leaves",
-                node.table.name
-            ));
-        }
+    cost + refill(model, id, reads)
+}
+
+/// What it takes to find the row that follows when one leaves a full window: through an index the rows up to the first
+/// that passes, else all of the group.
+fn refill(model: &Model<'_>, id: NodeId, reads: &mut Vec<String>) -> f64 {
+    let node = model.node(id);
+    let Some(limit) = node.limit else { return 0.0 };
+    let keys = node.edge.as_ref().map(|edge| edge.child_columns.to_vec()).unwrap_or_default();
+    let visit = model.visit(id, &node.filter, &keys);
+    let probed = model.nested_probes(id, &node.filter);
+    let limit = count(limit as f64);
+    let (cost, text) = if model.ordered(id, &node.filter, &keys) {
+        let group = if keys.is_empty() { model.table_rows(id) } else { model.fanout(id, &keys) };
+        let passing = (group * model.selectivity(id, &node.filter)).max(1.0);
+        let rows = (visit.rows / passing).max(1.0);
+        let past = if rows < FEW { String::new() } else { format!(", past some {} that do not pass", count(rows)) };
+        let text = format!("refills its {limit} rows through an index when one leaves{past}");
+        (cost::SEEK + rows * (cost::SEEK + probed), text)
+    } else {
+        let rows = count(visit.rows);
+        let text = format!("reads and sorts {rows} rows of {} to refill its {limit} when one leaves", node.table.name);
+        (visit.rows * (visit.each + cost::SORT + probed), text)
+    };
+    if !reads.contains(&text) {
+        reads.push(text);
     }
-    cost
+    cost::STATEMENT + cost
 }
 
 /// What a row that decides an EXISTS makes the graph read: the rows above it, up to those of the answer.
@@ -239,7 +253,7 @@ fn deciding(model: &Model<'_>, id: NodeId, reads: &mut Vec<String>) -> f64 {
         let visit = model.visit(parent, &Filter::Const(true), &edge.parent_columns);
         cost += rows * (cost::STATEMENT + visit.cost());
         rows *= found;
-        cost += rows * (DECIDE + model.nested_probes(&model.node(parent).filter));
+        cost += rows * (DECIDE + model.nested_probes(parent, &model.node(parent).filter));
         reads.push(read(model, parent, &edge.parent_columns, "finds"));
         for &child in &model.node(parent).children {
             if let (Role::Exists, Some(edge)) = (model.node(child).role, &model.node(child).edge) {
@@ -251,7 +265,7 @@ fn deciding(model: &Model<'_>, id: NodeId, reads: &mut Vec<String>) -> f64 {
         }
         at = parent;
     }
-    cost
+    cost + refill(model, at, reads)
 }
 
 fn read(model: &Model<'_>, node: NodeId, of: &[usize], verb: &str) -> String {

@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use testdata::world::{self, QueryGenerator, Rng, shrink, transaction};
+use testdata::world::{self, QueryGenerator, Rng, definition, shrink, transaction};
 use zql_spec::conformance::{
     Backend, BackendError, DataSet, Naive, Outcome, Query, Reply, check_held, check_rows, print_operation,
 };
 use zql_spec::format::Format;
 use zql_spec::naive::{Database, Evaluation, Transaction};
 
-use crate::definition::definition;
 use crate::lanes::{CaseResult, Subject};
 use crate::suite::Suite;
 

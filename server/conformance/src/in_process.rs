@@ -12,12 +12,11 @@ use engine::hydration::Hydrate;
 use engine::replica::{Replica, Snapshot};
 use planner::Planner;
 use testdata::world::oracle::{Rows, check_graph};
-use testdata::world::{apply_to_replica, create_replica};
+use testdata::world::{apply_to_replica, create_replica, definition};
 use zql_spec::conformance::{Backend, BackendError, DataSet, Held, Query, Reply};
 use zql_spec::naive::{Database, Evaluation, Operation, Row};
 
 use crate::client;
-use crate::definition::definition;
 use crate::undo::undo;
 
 /// The planner and the engine.

@@ -6,7 +6,6 @@
 
 mod client;
 mod command;
-mod definition;
 mod fuzz;
 mod in_process;
 mod lanes;

@@ -12,14 +12,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use testdata::postgres::Postgres;
 use testdata::sync_server::{Program, SyncServer};
-use testdata::world::{data_sql, schema_sql};
+use testdata::world::{data_sql, definition, schema_sql};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::RwLock;
 use tokio_postgres::NoTls;
 use zql_spec::conformance::DataSet;
 
-use crate::definition::definition;
 use crate::wire::{Wire, probe};
 
 /// The table of counts.

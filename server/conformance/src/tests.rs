@@ -4,11 +4,10 @@
 #[path = "../../../planner/tests/planner/growth.rs"]
 mod growth;
 
-use testdata::world::{create_replica, multiply};
+use testdata::world::{create_replica, definition, multiply};
 use zql_spec::conformance::query_of;
 
 use self::growth::{LARGER, visits};
-use crate::definition::definition;
 use crate::suite::Suite;
 
 /// Copies in the smaller world: enough for its tables to have hundreds of rows.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jsonwebtoken::EncodingKey;
 use protocol_client::{Connection, Error, Event, Hello, Identity, Keys, State, hash_of};
-use testdata::world::operations_sql;
+use testdata::world::{definition, operations_sql};
 use tokio::runtime::Runtime;
 use tokio::sync::RwLock;
 use tokio_postgres::NoTls;
@@ -23,7 +23,6 @@ use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
 
 use crate::client;
-use crate::definition::definition;
 use crate::target::{MARKS, Target};
 use crate::undo::undo;
 

@@ -5,6 +5,7 @@
 
 mod case;
 mod dataset;
+mod definition;
 mod differential;
 mod issues;
 mod multiply;
@@ -20,13 +21,14 @@ mod transactions;
 
 pub use case::{Case, regressions};
 pub use dataset::{ColumnDef, DataSet, Fill, Relationship, TableDef};
+pub use definition::definition;
 pub use differential::{Compared, Hydrator, Options, run_case, run_seed};
 pub use issues::ISSUES;
-pub use multiply::multiply;
+pub use multiply::{copies, multiply};
 pub use music::MUSIC;
 pub use postgres_sql::{data_sql, operations_sql, schema_sql, transaction_sql};
 pub use queries::QueryGenerator;
-pub use replica::{apply_to_replica, create_replica};
+pub use replica::{apply_to_replica, create_replica, load_replica};
 pub use rng::Rng;
 pub use shrink::shrink;
 pub use sql_hydrator::SqlHydrator;

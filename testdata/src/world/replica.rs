@@ -7,18 +7,27 @@ use engine::commit::Commit;
 use engine::replica::{ColumnSpec, IndexSpec, Origin, Replica, ReplicaError, SqliteValue, TableSpec, Writer};
 use engine::sql::bind;
 use zql_spec::ast::Direction;
-use zql_spec::naive::{Database, Operation};
+use zql_spec::naive::{Database, Operation, Row};
 use zql_spec::value::Value;
 
 use super::dataset::{ColumnDef, DataSet, TableDef};
 
 /// Makes a replica of a database, at version `00`.
 pub fn create_replica(data: &DataSet, database: &Database, path: &Path) -> Result<Arc<Replica>, ReplicaError> {
+    load_replica(data, path, |table| database.rows(table.name).cloned())
+}
+
+/// Creates a replica of the rows that a function gives for each table, as [`create_replica`] does.
+pub fn load_replica<R: Iterator<Item = Row>>(
+    data: &DataSet,
+    path: &Path,
+    mut rows: impl FnMut(&'static TableDef) -> R,
+) -> Result<Arc<Replica>, ReplicaError> {
     let origin = Origin { replica_version: "00".into(), publications: vec!["zero_data".into()], context: "{}".into() };
     let mut load = Replica::create(path, &origin)?;
     for table in data.tables {
         let loaded = load.create_table(&table_spec(data, table))?;
-        for row in database.rows(table.name) {
+        for row in rows(table) {
             let mut visible = row.iter();
             let mut values: Vec<SqliteValue> = table
                 .columns

@@ -9,7 +9,7 @@ mod syntax;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use testdata::world::{data_sql, operations_sql, schema_sql};
+use testdata::world::{data_sql, definition, operations_sql, schema_sql};
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls};
@@ -20,7 +20,6 @@ use zql_spec::json::Json;
 use zql_spec::naive::{Database, Operation};
 
 use self::compile::{Bind, Unable, compile, visible};
-use crate::definition::definition;
 
 /// A database of Postgres that nobody else uses.
 pub(crate) struct InPostgres {

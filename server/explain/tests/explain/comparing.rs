@@ -34,10 +34,6 @@ fn two_replicas_are_compared() {
             A Fetch comment by rowid ← First 3 per key ← SemiJoin (hash of keys) ← Scan comment by scan + ParentKeys
             B Lookup by issue_id comment by index comment_issue_id ← ParentKeys
 
-        advice
-          advice
-            A CREATE INDEX ON comment (issue_id);
-
         indexes
           index
             B comment(issue_id)

@@ -1,23 +1,24 @@
-//! Data sets of cases in the form that generators, replicas and SQL are made from.
+//! Data sets of conformance cases in the form that generators, replicas and SQL are made from.
 //!
 //! Definitions live as long as the process: there are a handful of data sets, each made once.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use testdata::world::{self, ColumnDef, Fill, Relationship, TableDef};
-use zql_spec::conformance::{DataColumn, DataSet, DataTable};
+use zql_spec::conformance::{self, DataColumn, DataTable};
 use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
 
+use super::dataset::{ColumnDef, DataSet, Fill, Relationship, TableDef};
+
 /// The definition of a data set. The values its columns take are those of its rows.
-pub(crate) fn definition(data: &DataSet) -> &'static world::DataSet {
-    static MADE: Mutex<Vec<&'static world::DataSet>> = Mutex::new(Vec::new());
+pub fn definition(data: &conformance::DataSet) -> &'static DataSet {
+    static MADE: Mutex<Vec<&'static DataSet>> = Mutex::new(Vec::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(found) = made.iter().find(|other| *other.name == *data.name) {
         return found;
     }
-    let definition: &'static world::DataSet = Box::leak(Box::new(make(data)));
+    let definition: &'static DataSet = Box::leak(Box::new(make(data)));
     made.push(definition);
     definition
 }
@@ -34,12 +35,12 @@ fn names(names: &[impl AsRef<str>]) -> &'static [&'static str] {
     list(names.iter().map(|name| text(name.as_ref())))
 }
 
-fn make(data: &DataSet) -> world::DataSet {
+fn make(data: &conformance::DataSet) -> DataSet {
     let types = data.enums.iter().map(|(name, labels)| {
         let labels: Vec<String> = labels.iter().map(|label| format!("'{}'", label.replace('\'', "''"))).collect();
         text(&format!("CREATE TYPE {name} AS ENUM ({})", labels.join(", ")))
     });
-    world::DataSet {
+    DataSet {
         name: text(&data.name),
         types: list(types),
         tables: list(data.tables.iter().map(|table| make_table(data, table))),
@@ -47,7 +48,7 @@ fn make(data: &DataSet) -> world::DataSet {
     }
 }
 
-fn make_table(data: &DataSet, table: &DataTable) -> TableDef {
+fn make_table(data: &conformance::DataSet, table: &DataTable) -> TableDef {
     let column = |(position, column): (usize, &DataColumn)| ColumnDef {
         name: text(&column.name),
         pg_type: text(&column.pg_type),
@@ -83,7 +84,7 @@ fn fill(column: &DataColumn, values: BTreeSet<Value>) -> Fill {
     }
 }
 
-fn relationships(data: &DataSet) -> Vec<Relationship> {
+fn relationships(data: &conformance::DataSet) -> Vec<Relationship> {
     let mut relationships = Vec::new();
     for (from, table) in &data.zero.tables {
         for (name, hops) in &table.relationships {
