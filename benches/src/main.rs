@@ -123,12 +123,15 @@ fn main() -> Result<()> {
         hot_path::run(&accepted, arguments.accept, &mut report)?;
     }
     if named(Part::Suite) {
+        let mut selection = suite::Selection::all();
         for &issues in &arguments.issues {
-            suite::run(issues, &arguments.query, Duration::from_millis(arguments.budget), &mut report)?;
+            let budget = Duration::from_millis(arguments.budget);
+            selection = suite::run(issues, &arguments.query, &selection, budget, &mut report)?;
         }
     }
     if recorded {
-        report.write(&folder, &arguments.name, &machine, before)?;
+        let command = if named(Part::Suite) { "make bench-suite" } else { "make bench" };
+        report.write(&folder, &arguments.name, &machine, command, before)?;
         eprintln!("written to {}", folder.display());
     }
     report.judge()

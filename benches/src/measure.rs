@@ -10,20 +10,28 @@ pub(crate) fn median(times: &mut [Duration]) -> f64 {
     times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
 }
 
-/// Runs things in turn for about `budget` and gives the medians of each, in microseconds. Taking turns makes what else the
-/// machine does hit all alike.
+/// Runs things in turn for about `budget`, three times at least, and gives the medians of each, in microseconds. Taking
+/// turns makes what else the machine does hit all alike.
 pub(crate) fn in_turn<const N: usize, E>(
     budget: Duration,
-    things: [&mut dyn FnMut() -> Result<(), E>; N],
+    mut things: [&mut dyn FnMut() -> Result<(), E>; N],
 ) -> Result<[f64; N], E> {
-    let mut things = things;
     // Once unmeasured: caches, statements, and pages of the file.
     for thing in &mut things {
         thing()?;
     }
+    turns(budget, 3, things)
+}
+
+/// The same of things that have run before, and at least so often.
+pub(crate) fn turns<const N: usize, E>(
+    budget: Duration,
+    least: usize,
+    mut things: [&mut dyn FnMut() -> Result<(), E>; N],
+) -> Result<[f64; N], E> {
     let begin = Instant::now();
     let mut times = [const { Vec::new() }; N];
-    while times[0].len() < 3 || begin.elapsed() < budget {
+    while times[0].len() < least || begin.elapsed() < budget {
         for (thing, times) in things.iter_mut().zip(&mut times) {
             let start = Instant::now();
             thing()?;

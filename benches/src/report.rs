@@ -237,6 +237,7 @@ impl Report {
         folder: &Path,
         name: &str,
         machine: &Value,
+        command: &str,
         mut sections: Map<String, Value>,
     ) -> Result<()> {
         std::fs::create_dir_all(folder)?;
@@ -245,7 +246,7 @@ impl Report {
         std::fs::write(folder.join(format!("{name}.json")), serde_json::to_string_pretty(&all)? + "\n")?;
         let say = |what: &str| machine[what].as_str().map_or_else(|| machine[what].to_string(), str::to_owned);
         let mut text = format!(
-            "# Benchmarks\n\nWritten by `make bench`. {} cores of {}, {}, Linux {}; load {} when it began. Times are medians; \
+            "# Benchmarks\n\nWritten by `{command}`. {} cores of {}, {}, Linux {}; load {} when it began. Times are medians; \
              what is compared took turns. `✗` marks a target that was missed.\n",
             say("cores"),
             say("processor"),

@@ -15,6 +15,8 @@ use zql_spec::ast::{Ast, Condition, CorrelatedSubquery, Direction, Literal, Simp
 use zql_spec::schema::{Schema, Table};
 use zql_spec::value::Value;
 
+use crate::sql::Kept;
+
 /// Rows of an EXISTS subquery that are kept, and synced, per parent row: enough for a client to evaluate
 /// the EXISTS itself and to survive a local delete, as clients of the reference server are used to.
 pub const WITNESS_CAP: usize = 3;
@@ -31,6 +33,8 @@ pub type NodeId = usize;
 pub struct Query {
     /// All table accesses in preorder; the first is the root.
     pub nodes: Vec<Node>,
+    /// What its graphs read by.
+    pub(crate) kept: Kept,
 }
 
 /// One table access of a query.
@@ -209,7 +213,7 @@ impl Query {
             let mut number = 0;
             number_comparisons(&mut of_node.filter, node as u32, &mut number);
         }
-        Query { nodes }
+        Query { nodes, kept: Kept::default() }
     }
 
     /// The comparison at a place, and its node.

@@ -176,7 +176,10 @@ fn never(node: &Node, filter: &Filter) -> bool {
     use SimpleOperator as Op;
     match filter {
         Filter::Const(truth) => !truth,
-        Filter::And(filters) => filters.iter().any(|filter| never(node, filter)),
+        Filter::And(filters) => {
+            filters.iter().any(|filter| never(node, filter))
+                || filters.windows(2).any(|pair| matches!(pair, [one, other] if contradict(one, other)))
+        }
         Filter::Or(filters) => filters.iter().all(|filter| never(node, filter)),
         Filter::Compare(comparison) => {
             let value_type = node.table.columns[comparison.column].value_type;
@@ -189,6 +192,18 @@ fn never(node: &Node, filter: &Filter) -> bool {
             }
         }
         Filter::Exists { .. } => false,
+    }
+}
+
+/// Whether a column is to equal two values.
+fn contradict(one: &Filter, other: &Filter) -> bool {
+    match (one, other) {
+        (Filter::Compare(one), Filter::Compare(other)) => {
+            (one.op, other.op) == (SimpleOperator::Eq, SimpleOperator::Eq)
+                && one.column == other.column
+                && one.literal != other.literal
+        }
+        _ => false,
     }
 }
 
@@ -244,5 +259,53 @@ impl Hydrate<Snapshot> for Planner {
         found: &mut Found<'_>,
     ) -> std::result::Result<(), HydrateError> {
         Ok(self.answer(query, snapshot, found)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zql_spec::ast::Ast;
+    use zql_spec::json::Json;
+    use zql_spec::schema::{Column, Schema, Table, ValueType};
+
+    use super::*;
+
+    #[test]
+    fn what_no_row_can_pass() {
+        let column = |(name, value_type): (&str, ValueType)| Column { name: name.into(), value_type, nullable: true };
+        let columns = [("id", ValueType::String), ("n", ValueType::Number)].map(column).into();
+        let schema =
+            Schema::new([Table { name: "t".into(), columns, primary_key: vec![0], unique_keys: vec![vec![0]] }]);
+        let compare = |column: &str, op: &str, value: &str| {
+            format!(
+                r#"{{"type":"simple","op":"{op}","left":{{"type":"column","name":"{column}"}},
+                    "right":{{"type":"literal","value":{value}}}}}"#
+            )
+        };
+        let all = |kind: &str, of: &[String]| format!(r#"{{"type":"{kind}","conditions":[{}]}}"#, of.join(","));
+        let (one, two, none) = (compare("n", "=", "1"), compare("n", "=", "2"), compare("n", ">", "null"));
+        let cases = [
+            (compare("n", "=", "null"), true),
+            (compare("n", "LIKE", "null"), true),
+            (compare("n", "IS", "null"), false),
+            (compare("n", "IS NOT", "null"), false),
+            (compare("n", "=", "true"), true),
+            (compare("n", "!=", "true"), false),
+            (compare("id", "IN", "[]"), true),
+            (compare("id", "IN", "[1]"), true),
+            (compare("id", "NOT IN", "[]"), false),
+            (one.clone(), false),
+            (all("and", &[one.clone(), two.clone()]), true),
+            (all("and", &[one.clone(), one.clone()]), false),
+            (all("or", &[one.clone(), two.clone()]), false),
+            (all("and", &[one.clone(), none.clone()]), true),
+            (all("or", &[one.clone(), none.clone()]), false),
+            (all("or", &[none.clone(), all("and", &[one, two])]), true),
+        ];
+        for (condition, expected) in cases {
+            let ast = Json::parse(&format!(r#"{{"table":"t","where":{condition}}}"#)).unwrap();
+            let query = Query::resolve(&Ast::parse_lenient(&ast).unwrap(), &schema).unwrap();
+            assert_eq!(never(query.root(), &query.root().filter), expected, "{condition}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::read::{Apply, Lookup, Read, ReadError};
 use crate::commit::{Key, StoredRow};
 use crate::query::{NodeId, Query};
 use crate::replica::Reader;
-use crate::sql::{Access, FilterPart, Sql, bind, fits, node_exists, node_select};
+use crate::sql::{Access, FilterPart, Sql, bind, fits, kept_exists, kept_select};
 
 /// Keys of a request from which on mapping the file costs less than reading its pages one by one.
 const MANY_KEYS: usize = 64;
@@ -85,7 +85,7 @@ impl Read for ReplicaRead {
             limit: lookup.limit,
             ..Access::default()
         };
-        let sql = node_select(lookup.query, lookup.node, &access);
+        let sql = kept_select(lookup.query, lookup.node, &access);
         let codec = self.reader.snapshot().codec(table);
         self.each_key(&sql, (table, lookup.columns), keys, &mut |index, row| {
             found(index, codec.decode(row, 0)?);
@@ -95,7 +95,7 @@ impl Read for ReplicaRead {
 
     fn exists(&mut self, query: &Query, node: NodeId, keys: &[Key]) -> Result<Vec<bool>, ReadError> {
         let columns = query.nodes[node].edge.as_ref().map_or(&[][..], |edge| &edge.child_columns);
-        let sql = node_exists(query, node);
+        let sql = kept_exists(query, node);
         let mut exists = vec![false; keys.len()];
         self.each_key(&sql, (&query.nodes[node].table, columns), keys, &mut |index, _| {
             exists[index] = true;

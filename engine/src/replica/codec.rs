@@ -23,7 +23,8 @@ const MAX_SAFE_INTEGER: i64 = (1 << 53) - 1;
 pub struct RowCodec<'t> {
     table: &'t Table,
     min_version: Option<&'t Version>,
-    last_version: RefCell<Option<Version>>,
+    /// The version that was stored last, and what it counts as.
+    last_version: RefCell<Option<(Version, Version)>>,
 }
 
 impl<'t> RowCodec<'t> {
@@ -87,21 +88,24 @@ impl<'t> RowCodec<'t> {
     }
 
     fn version(&self, value: ValueRef<'_>) -> Result<Version, ReplicaError> {
-        let text = value.as_str_or_null().ok().flatten().unwrap_or("00");
-        if let Some(min) = self.min_version
-            && text < &**min
-        {
-            return Ok(Arc::clone(min));
-        }
+        let bytes = match value {
+            ValueRef::Text(bytes) => bytes,
+            _ => b"00",
+        };
         let mut last = self.last_version.borrow_mut();
-        match &*last {
-            Some(version) if **version == *text => Ok(Arc::clone(version)),
-            _ => {
-                let version = Version::from(text);
-                *last = Some(Arc::clone(&version));
-                Ok(version)
-            }
+        // Rows that follow each other were mostly written together.
+        if let Some((stored, version)) = &*last
+            && stored.as_bytes() == bytes
+        {
+            return Ok(Arc::clone(version));
         }
+        let stored = Version::from(std::str::from_utf8(bytes).unwrap_or("00"));
+        let version = match self.min_version {
+            Some(min) if *stored < **min => Arc::clone(min),
+            _ => Arc::clone(&stored),
+        };
+        *last = Some((stored, Arc::clone(&version)));
+        Ok(version)
     }
 
     #[cold]

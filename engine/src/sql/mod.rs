@@ -4,10 +4,12 @@
 //! query shape is prepared and no value is ever spliced. SQL's three-valued logic is made to give the
 //! language's two values: literals that cannot match a column's type are folded away here.
 //!
-//! Building costs microseconds and grows with the query, not with data: build once per batch of keys.
+//! Building costs microseconds and grows with the query, not with data: what graphs read by is built once (`kept.rs`), and
+//! everything else once per batch of keys.
 
 mod condition;
 pub(crate) mod functions;
+mod kept;
 pub mod leaf;
 pub mod syntax;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use zql_spec::schema::ValueType;
 use zql_spec::value::Value;
 
 pub use condition::{is_glob, looks_numeric};
+pub(crate) use kept::{Kept, kept_exists, kept_select};
 
 use crate::query::{NodeId, Place, Query};
 use condition::{Side, alias, comparable, glob, pattern_text};

@@ -199,6 +199,30 @@ fn comparisons_mean_what_the_language_says() {
     assert!(checked > 1000, "{checked}");
 }
 
+/// Patterns that SQLite matches itself: they find what the language's own matching finds.
+#[test]
+fn glob_means_what_like_means() {
+    const PATTERNS: [&str; 20] = [
+        "", "%", "_", "__", "a", "A", "a%", "%a", "%a%b", "a_b", "a\\_b", "a\\%b", "a\\\\b", "[a]", "[^a]%", "*", "?",
+        "%é_", "😀%", "]\\[-%",
+    ];
+    const TEXTS: [&str; 20] = [
+        "", "a", "A", "b", "ab", "axb", "a_b", "a%b", "a\\b", "[a]", "*", "?", "aab", "é😀", "éx", "😀", "😀a", "][-x",
+        "a\nb", "[b]x",
+    ];
+    let connection = connection();
+    let mut statement = connection.prepare("SELECT ?1 GLOB ?2").unwrap();
+    for pattern in PATTERNS {
+        let glob = condition::glob(&Value::string(pattern)).unwrap();
+        for text in TEXTS {
+            let matched: bool = statement.query_row([text, &glob], |row| row.get(0)).unwrap();
+            assert_eq!(matched, zql_spec::like::like(text, pattern), "{text:?} LIKE {pattern:?}, GLOB {glob:?}");
+        }
+    }
+    // Many wildcards, and what is very long, are matched by our own, which takes no longer for them.
+    assert!(!is_glob(&Value::string("%a%b%c%d%")) && !is_glob(&Value::string("a".repeat(2_000))));
+}
+
 #[test]
 fn cursors_are_places_in_the_order() {
     let connection = connection();

@@ -51,11 +51,14 @@ const WRITE_BATCHES: usize = 32;
 /// Policy code for a connection whose user is refused.
 const CLOSE_AUTH: u16 = 3000;
 
-/// Code for a handshake that cannot be understood.
+/// Code for a handshake that cannot be understood, and for frames that break the WebSocket protocol.
 const CLOSE_PROTOCOL: u16 = 1002;
 
 /// Code for a message that is too big.
 const CLOSE_TOO_BIG: u16 = 1009;
+
+/// Code for a text that is none.
+const CLOSE_NOT_TEXT: u16 = 1007;
 
 /// The HTTP request that became the socket.
 #[derive(Debug)]
@@ -202,9 +205,13 @@ impl Reader {
             let go_on = match message {
                 None => return,
                 Some(Err(error)) => {
-                    if matches!(error, CodecError::TooBig(_)) {
-                        self.outbox.close_with(None, CLOSE_TOO_BIG, "Max payload size exceeded".to_owned());
-                    }
+                    let (code, reason) = match error {
+                        CodecError::TooBig(_) => (CLOSE_TOO_BIG, "Max payload size exceeded"),
+                        CodecError::Protocol(_) => (CLOSE_PROTOCOL, ""),
+                        CodecError::NotText => (CLOSE_NOT_TEXT, ""),
+                        CodecError::Io(_) => return,
+                    };
+                    self.outbox.close_with(None, code, reason.to_owned());
                     return;
                 }
                 Some(Ok(message)) if message.is_close() => return,

@@ -11,6 +11,9 @@ use zql_spec::value::Value;
 
 use super::dataset::{DataSet, TableDef};
 
+/// By how much numbers of one copy and the next differ: a prime, so that no two of a data set (days, in milliseconds) meet.
+const APART: f64 = 1_000_003.0;
+
 /// Numbers beyond this are too near the end of what clients can be given.
 const FAR: f64 = (1u64 << 52) as f64;
 
@@ -55,8 +58,8 @@ fn of_copy(value: &Value, copy: usize) -> Value {
     match value {
         Value::String(text) if copy > 0 => Value::string(format!("{text}~{copy}")),
         // Towards zero where adding would leave the numbers that clients can be given.
-        Value::Number(number) if *number > FAR => Value::Number(number - 1000.0 * copy as f64),
-        Value::Number(number) => Value::Number(number + 1000.0 * copy as f64),
+        Value::Number(number) if *number > FAR => Value::Number(number - APART * copy as f64),
+        Value::Number(number) => Value::Number(number + APART * copy as f64),
         value => value.clone(),
     }
 }

@@ -25,6 +25,9 @@ pub(crate) enum CodecError {
     /// The peer does not follow the protocol.
     #[error("WebSocket protocol: {0}")]
     Protocol(String),
+    /// A text is none.
+    #[error("a text that is not UTF-8")]
+    NotText,
     /// The connection failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -79,7 +82,7 @@ impl Codec {
         }
         let data = if message.compressed { inflate(message.data, self.max_payload)? } else { message.data };
         Ok(Some(match message.text {
-            true => Message::text(String::from_utf8(data).map_err(|_| protocol("text that is not UTF-8"))?),
+            true => Message::text(String::from_utf8(data).map_err(|_| CodecError::NotText)?),
             false => Message::binary(data),
         }))
     }
@@ -240,13 +243,13 @@ mod tests {
             [frame(0x01, b"a"), frame(0x81, b"b")].concat(),
             frame(0xA1, b"reserved bit"),
             frame(0xC1, b"\xFFnot deflate"),
-            frame(0x81, b"\xFF"),
             frame(0x09, b"a control frame in fragments"),
             frame(0x83, b"unknown"),
             vec![0x81, 0x01, b'x'],
         ] {
             assert!(matches!(decode(&mut codec(1000), &bytes), Err(CodecError::Protocol(_))), "{bytes:?}");
         }
+        assert!(matches!(decode(&mut codec(1000), &frame(0x81, b"\xFF")), Err(CodecError::NotText)));
         // What is compressed though nothing was granted.
         let packed = frame(0xC1, &deflate(b"packed", 3).expect("packed"));
         assert!(matches!(decode(&mut Codec::new(1000, None), &packed), Err(CodecError::Protocol(_))));

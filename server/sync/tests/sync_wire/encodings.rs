@@ -230,6 +230,31 @@ async fn send(socket: &mut TcpStream, first: u8, payload: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn frames_that_are_none_close_their_socket() {
+    let server = Server::start(SCHEMA).await;
+    let masked = |first: u8, payload: &[u8]| [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat();
+    let cases = [
+        ("a reserved bit", masked(0xA1, b"{}"), 1002_u16),
+        ("an unknown opcode", masked(0x83, b"{}"), 1002),
+        ("no mask", vec![0x81, 0x02, b'{', b'}'], 1002),
+        ("a fragment of nothing", masked(0x80, b"{}"), 1002),
+        ("compressed without leave", masked(0xC1, b"{}"), 1002),
+        ("a text that is none", masked(0x81, b"\xFF\xFE"), 1007),
+    ];
+    for (what, bytes, code) in cases {
+        let (mut socket, _) = handshake(&server, "permessage-deflate").await;
+        assert!(message(&mut socket).await.0.starts_with(r#"["connected","#), "{what}");
+        socket.write_all(&bytes).await.expect("sent");
+        assert_eq!(frame(&mut socket).await.0, code.to_be_bytes(), "{what}");
+    }
+    // The client may come back.
+    let (mut socket, _) = handshake(&server, "permessage-deflate").await;
+    assert!(message(&mut socket).await.0.starts_with(r#"["connected","#));
+    send(&mut socket, 0x81, br#"["ping",{}]"#).await;
+    assert_eq!(message(&mut socket).await.0, r#"["pong",{}]"#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sockets_are_compressed_when_both_sides_want_it() {
     let more = "INSERT INTO issue SELECT 'more' || n, 'compressible', true FROM generate_series(1, 90) n";
     let server = Server::start_with(&format!("{SCHEMA} {more}"), &[("ZERO_WEBSOCKET_COMPRESSION", "true")]).await;
