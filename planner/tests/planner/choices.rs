@@ -150,13 +150,16 @@ fn a_disjunction_without_indexes_is_marked() {
 #[test]
 fn a_window_over_a_disjunction_is_one_statement() {
     let most = Condition::Or(vec![exists("id", "issue", from("comment")), number("priority", SimpleOperator::Ge, 0.0)]);
-    check(&from("issue").filter(most).order("title", Direction::Asc).limit(3), expect![[r#"
+    check(
+        &from("issue").filter(most).order("title", Direction::Asc).limit(3),
+        expect![[r#"
         0 issue (root): 3 rows
           Scan ~3: SELECT n0."id", n0."title", n0."open", n0."owner", n0."priority", n0."modified", n0."_0_version" FROM "issue" AS n0 WHERE ((n0."priority" >= ?1) OR EXISTS (SELECT 1 FROM "comment" AS n1 WHERE (n1."issue" = n0."id"))) ORDER BY n0."title" ASC, n0."id" ASC LIMIT ?2
         1 comment (exists e of 0, 3 keys): 3 rows
           Lookup by issue ~6: SELECT n1."id", n1."issue", n1."author", n1."body", n1."created", n1."_0_version" FROM "comment" AS n1 WHERE (n1."issue" = ?1) LIMIT ?2
             ParentKeys ~3
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -91,13 +91,13 @@ pub(crate) async fn serve(socket: Socket, request: UpgradeRequest, hub: Arc<Hub>
     match Box::pin(reader.accept(request)).await {
         Ok(first) => {
             reader.run(first, room_signal).await;
-            reader.leave().await;
         }
         Err(Refusal { error, code }) => match code {
             Some((code, reason)) => outbox.close_with(error, code, elide(reason)),
             None => error.map_or_else(|| outbox.close(), |error| outbox.fail(error)),
         },
     }
+    reader.leave().await;
     outbox.close();
     // The close frame is out when the writer ends; then the peer has its time to answer it.
     let _ = writer.await;
@@ -156,15 +156,17 @@ impl Reader {
             self.auth = Some(auth);
         }
         self.hub.check_pinned_user(&params.client_group_id, params.user_id.as_deref()).map_err(Refusal::auth)?;
-        if let Some(error) = unsupported_version(params.version) {
-            return Err(Refusal { error: Some(Box::new(error)), code: None });
-        }
+        let unsupported = unsupported_version(params.version);
         let wsid = params.ws_id.clone();
         let connection =
             Connection::new(params, self.auth.clone(), &request.headers, &self.hub.config.query, self.outbox.clone());
         let connection = self.hub.register(connection);
         self.source = Some(Source::new(&connection, &request.headers, &self.hub.config.mutate));
         self.connection = Some(connection);
+        // It has the place of the client's older socket by now: the client is the newer one.
+        if let Some(error) = unsupported {
+            return Err(Refusal { error: Some(Box::new(error)), code: None });
+        }
         let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as f64;
         self.outbox.send_one(&Downstream::Connected(Connected { wsid, timestamp: Some(timestamp) }));
         Ok(hidden.init_connection_message.map(|message| message.get().to_owned()))

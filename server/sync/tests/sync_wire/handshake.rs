@@ -292,6 +292,17 @@ async fn pings_are_answered_and_older_sockets_replaced() {
     assert_eq!(rest(&mut socket).await, (vec![], None));
     newer.send(Message::text(r#"["ping",{}]"#)).await.expect("sent");
     let Some(Ok(Message::Text(_))) = patiently(newer.next()).await else { panic!("a message") };
+
+    // One that is not let in leaves the older one alone; one whose version is none of ours has taken its place.
+    let mut stranger = raw(&server, &path, Some("eyJhdXRoVG9rZW4iOiJ0In0%3D")).await;
+    assert_eq!(rest(&mut stranger).await.1.map(|frame| u16::from(frame.code)), Some(3000));
+    newer.send(Message::text(r#"["ping",{}]"#)).await.expect("sent");
+    let Some(Ok(Message::Text(pong))) = patiently(newer.next()).await else { panic!("a message") };
+    assert!(pong.contains("pong") || pong.contains("connected"), "{pong}");
+    let mut old = raw(&server, &format!("/sync/v29/foo?{PARAMS}"), Some("e30%3D")).await;
+    assert!(rest(&mut old).await.0[0].contains("VersionNotSupported"));
+    let (texts, frame) = rest(&mut newer).await;
+    assert!(texts.iter().all(|text| text.contains("pong")) && frame.is_none(), "{texts:?}");
 }
 
 /// A client whose ping waits behind its own slow messages hears all the same that the server is there, before it gives up.
