@@ -2,8 +2,8 @@
 //!
 //! Setting an operator up costs more than reading a few rows does, and the plans of most queries end in look-ups by keys that
 //! one statement gives. So scans, look-ups, scans by keys, what follows each other and distinct rowids are run here, batch by
-//! batch, on the thread that asks; every other join, all that sorts or counts is DataFusion's, and so is a run that is measured, operator by
-//! operator. Memory is that of the operators: the batches of a short scan, and a set of rowids.
+//! batch, on the thread that asks. Every other join, and all that sorts or counts, is DataFusion's, and so is a run that is
+//! measured, operator by operator. Memory is that of the operators: the batches of a short scan, and a set of rowids.
 
 use std::sync::Arc;
 

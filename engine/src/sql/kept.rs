@@ -9,7 +9,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::{Access, FilterPart, Sql, node_exists, node_select};
+use super::{Access, FilterPart, Sql, SqliteValue, node_exists, node_select};
 use crate::query::{NodeId, Query};
 
 /// Statements that are kept of a query: far more than there are ways to read the nodes of any that people write.
@@ -31,7 +31,9 @@ struct Way {
     filter: FilterPart,
     start: bool,
     order: bool,
-    limit: Option<usize>,
+    /// Whether there is a limit. How many rows it is stands in a value, the last one: it changes with what an advance may
+    /// still read.
+    limited: bool,
 }
 
 impl Clone for Kept {
@@ -67,7 +69,21 @@ pub(crate) fn kept_select(query: &Query, node: NodeId, access: &Access<'_>) -> A
         return Arc::new(write());
     }
     let &Access { filter, lookup, start, order, limit, .. } = access;
-    query.kept.get(Way { node, exists: false, columns: lookup.into(), filter, start, order, limit }, write)
+    let way = Way { node, exists: false, columns: lookup.into(), filter, start, order, limited: limit.is_some() };
+    limited(query.kept.get(way, write), limit)
+}
+
+/// A statement with this limit.
+fn limited(sql: Arc<Sql>, limit: Option<usize>) -> Arc<Sql> {
+    let Some(limit) = limit.map(|limit| SqliteValue::Integer(limit as i64)) else { return sql };
+    if sql.binds.last() == Some(&limit) {
+        return sql;
+    }
+    let mut sql = Arc::unwrap_or_clone(sql);
+    if let Some(last) = sql.binds.last_mut() {
+        *last = limit;
+    }
+    Arc::new(sql)
 }
 
 /// [`node_exists`], kept.
@@ -79,7 +95,7 @@ pub(crate) fn kept_exists(query: &Query, node: NodeId) -> Arc<Sql> {
         filter: FilterPart::Full,
         start: true,
         order: false,
-        limit: Some(1),
+        limited: true,
     };
     query.kept.get(way, || node_exists(query, node))
 }
