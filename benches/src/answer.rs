@@ -1,13 +1,14 @@
 //! A first answer as the server makes it, up to the text that clients get.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::Result;
 use engine::commit::{Key, StoredRow};
 use engine::graph::{Graph, GraphBuilder};
-use engine::hydration::Hydrate;
+use engine::hydration::{FoundRow, Hydrate};
 use engine::query::{NodeId, Query};
-use engine::replica::Snapshot;
+use engine::replica::{ReplicaError, Snapshot};
 use planner::Planner;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
@@ -46,6 +47,15 @@ impl<'q> Once<'q> {
         let table = &self.query.nodes[node].table;
         !self.shared[node] || self.told.insert((Arc::as_ptr(table) as usize, row.key(&table.primary_key)))
     }
+
+    /// The row, if it is the first time.
+    fn take<'r>(&mut self, node: NodeId, row: FoundRow<'r>) -> std::result::Result<Option<FoundRow<'r>>, ReplicaError> {
+        if !self.shared[node] {
+            return Ok(Some(row));
+        }
+        let row = row.decode()?;
+        Ok(self.first(node, &row).then_some(FoundRow::Decoded(row)))
+    }
 }
 
 impl Answering<'_> {
@@ -57,14 +67,17 @@ impl Answering<'_> {
         }
     }
 
-    /// Answers a query: chooses plans, runs them, and writes each row once.
+    /// Answers a query: chooses plans, runs them, and writes each row once. Its version is read too, which clients do not
+    /// get but records of what they have do.
     pub(crate) fn write(&self, query: &Arc<Query>, sink: &mut Sink) -> Result<()> {
         let mut once = Once::new(query);
         let mut text = None;
         Ok(self.planner.stream(query, self.snapshot, &mut |node, row| {
-            if once.first(node, &row) {
-                sink.row(|out| self.text(query, node, &mut text).write_put(&row, out));
-            }
+            let Some(row) = once.take(node, row)? else { return Ok(()) };
+            black_box(row.version()?);
+            let mut written = Ok(());
+            sink.row(|out| written = self.text(query, node, &mut text).write_found(&row, out));
+            written
         })?)
     }
 
@@ -74,9 +87,11 @@ impl Answering<'_> {
         let mut graph = GraphBuilder::new(Arc::clone(query));
         let mut text = None;
         self.planner.stream(query, self.snapshot, &mut |node, row| {
+            let row = row.decode()?;
             if graph.row(node, &row) && once.first(node, &row) {
                 sink.row(|out| self.text(query, node, &mut text).write_put(&row, out));
             }
+            Ok(())
         })?;
         Ok(graph.finish(Arc::clone(&self.snapshot.version)))
     }

@@ -109,9 +109,11 @@ pub(crate) fn answer(
     let mut graph = GraphBuilder::new(Arc::clone(query));
     let mut answer = AnswerBuilder::new(Arc::clone(query));
     planner.stream(query, snapshot, &mut |node, row| {
+        let row = row.decode()?;
         if graph.row(node, &row) {
             answer.row(node, &row);
         }
+        Ok(())
     })?;
     let mut graph = graph.finish(Arc::clone(&snapshot.version));
     graph.set_hydration_time(begin.elapsed());

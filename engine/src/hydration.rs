@@ -6,8 +6,11 @@
 
 use std::sync::Arc;
 
+use zql_spec::value::ValueRef;
+
 use crate::commit::{StoredRow, Version};
 use crate::query::{NodeId, Query};
+use crate::replica::{CurrentRow, ReplicaError};
 
 /// The rows of every node of a query at one version.
 #[derive(Clone, Debug)]
@@ -55,6 +58,65 @@ impl HydrateError {
     }
 }
 
+impl From<ReplicaError> for HydrateError {
+    fn from(error: ReplicaError) -> Self {
+        match error {
+            ReplicaError::Sqlite(error) => HydrateError::Replica(error),
+            ReplicaError::Value(message) => HydrateError::Query(message),
+            ReplicaError::PinExpired(_) => HydrateError::Expired,
+            error => HydrateError::Internal(error.to_string()),
+        }
+    }
+}
+
+/// A row as it is found. Two words, so that it is handed on in registers.
+#[derive(Debug)]
+pub enum FoundRow<'r> {
+    /// Decoded: it was sorted or joined, or others are read by its values.
+    Decoded(Arc<StoredRow>),
+    /// As SQLite has it, until the next row is read.
+    Current(&'r CurrentRow<'r>),
+}
+
+impl FoundRow<'_> {
+    /// The row, to be kept.
+    ///
+    /// # Errors
+    /// If clients cannot be given one of its values.
+    pub fn decode(self) -> Result<Arc<StoredRow>, ReplicaError> {
+        match self {
+            FoundRow::Decoded(row) => Ok(row),
+            FoundRow::Current(row) => row.decode(),
+        }
+    }
+
+    /// The version at which it was last written.
+    ///
+    /// # Errors
+    /// If SQLite cannot read it.
+    pub fn version(&self) -> Result<Version, ReplicaError> {
+        match self {
+            FoundRow::Decoded(row) => Ok(Arc::clone(&row.version)),
+            FoundRow::Current(row) => row.version(),
+        }
+    }
+
+    /// Lends each value with its column's position.
+    ///
+    /// # Errors
+    /// As [`FoundRow::decode`]; some values have been lent then.
+    #[inline]
+    pub fn each(&self, mut take: impl FnMut(usize, ValueRef<'_>)) -> Result<(), ReplicaError> {
+        match self {
+            FoundRow::Decoded(row) => {
+                row.values.iter().enumerate().for_each(|(column, value)| take(column, ValueRef::from(value)));
+                Ok(())
+            }
+            FoundRow::Current(row) => row.each(take),
+        }
+    }
+}
+
 /// Computes hydrations. `S` is the pinned version to read from.
 pub trait Hydrate<S: ?Sized>: Send + Sync {
     /// Answers a query at the pinned version. Blocking; called from worker threads, concurrently.
@@ -64,11 +126,11 @@ pub trait Hydrate<S: ?Sized>: Send + Sync {
     fn stream(&self, query: &Arc<Query>, snapshot: &Arc<S>, found: &mut Found<'_>) -> Result<(), HydrateError> {
         let hydration = self.hydrate(query, snapshot)?;
         for (node, rows) in hydration.nodes.into_iter().enumerate() {
-            rows.into_iter().for_each(|row| found(node, row));
+            rows.into_iter().try_for_each(|row| found(node, FoundRow::Decoded(row)))?;
         }
         Ok(())
     }
 }
 
-/// Takes a row of a node.
-pub type Found<'a> = dyn FnMut(NodeId, Arc<StoredRow>) + 'a;
+/// Takes a row of a node. What fails ends the hydration.
+pub type Found<'a> = dyn FnMut(NodeId, FoundRow<'_>) -> Result<(), ReplicaError> + 'a;

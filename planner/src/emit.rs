@@ -1,7 +1,8 @@
 //! Gives the rows of a node as its plan finds them.
 //!
-//! Most plans end in a statement that reads whole rows. Such a row is decoded once and handed on at once: it neither
-//! waits in the arena nor travels as a number. Only rows that are sorted or joined after they were read whole do.
+//! Most plans end in a statement that reads whole rows. Such a row is handed on as SQLite has it, and decoded only if
+//! somebody keeps it: it neither waits in the arena nor travels as a number. Only rows that are sorted or joined after
+//! they were read whole do.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use std::time::Instant;
 use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
 use datafusion::execution::TaskContext;
-use engine::commit::StoredRow;
+use engine::hydration::FoundRow;
 
 use crate::error::Result;
 use crate::in_place::{collect, each_batch};
@@ -25,7 +26,7 @@ use crate::statement::Statement;
 const MUCH: f64 = 250.0;
 
 /// Takes a row.
-pub(crate) type Found<'a> = dyn FnMut(Arc<StoredRow>) + 'a;
+pub(crate) type Found<'a> = dyn FnMut(FoundRow<'_>) -> Result<()> + 'a;
 
 /// Runs the plan of a node. `keys` are those of the parents' rows, if the node has a parent.
 pub(crate) fn emit(
@@ -40,7 +41,7 @@ pub(crate) fn emit(
     let mut rows = 0;
     emit_rows(run, plan, keys, context, &mut |row| {
         rows += 1;
-        found(row);
+        found(row)
     })?;
     tally.set(0, rows, begun.elapsed());
     Ok(())
@@ -99,7 +100,7 @@ fn emit_rows(
     each_batch(run, plan, 0, batch, context, &mut |batch| {
         for &position in batch.column(position).as_primitive::<UInt32Type>().values() {
             let row = run.arena.lock().take(position)?;
-            found(row);
+            found(FoundRow::Decoded(row))?;
         }
         Ok(())
     })

@@ -77,9 +77,7 @@ impl From<Error> for DataFusionError {
 impl From<Error> for HydrateError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Replica(ReplicaError::Sqlite(error)) => HydrateError::Replica(error),
-            Error::Replica(ReplicaError::Value(message)) => HydrateError::Query(message),
-            Error::Replica(ReplicaError::PinExpired(_)) => HydrateError::Expired,
+            Error::Replica(error) => HydrateError::from(error),
             Error::TooManyRows => HydrateError::Query(error.to_string()),
             error => HydrateError::Internal(error.to_string()),
         }

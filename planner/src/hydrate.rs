@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::prelude::SessionConfig;
-use engine::hydration::{Found, Hydrate, HydrateError, Hydration};
+use engine::hydration::{Found, FoundRow, Hydrate, HydrateError, Hydration};
 use engine::query::{Edge, Filter, Node, NodeId, Query};
 use engine::replica::Snapshot;
 use engine::sql::fits;
@@ -126,8 +126,12 @@ impl Planner {
             if !matches!(plan.op, Op::Empty) {
                 emit(run, &plan, given.as_ref(), &self.context, &mut |row| {
                     rows += 1;
+                    if below.is_empty() {
+                        return Ok(found(id, row)?);
+                    }
+                    let row = row.decode()?;
                     below.iter_mut().for_each(|(_, keys)| keys.add(&row));
-                    found(id, row);
+                    Ok(found(id, FoundRow::Decoded(row))?)
                 })?;
             }
             keys.extend(below);
@@ -248,7 +252,10 @@ impl<'a> Choice<'a> {
 impl Hydrate<Snapshot> for Planner {
     fn hydrate(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> std::result::Result<Hydration, HydrateError> {
         let mut nodes = vec![Vec::new(); query.nodes.len()];
-        self.answer(query, snapshot, &mut |node, row| nodes[node].push(row))?;
+        self.answer(query, snapshot, &mut |node, row| {
+            nodes[node].push(row.decode()?);
+            Ok(())
+        })?;
         Ok(Hydration { version: Arc::clone(&snapshot.version), nodes })
     }
 

@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use engine::hydration::FoundRow;
 use futures::StreamExt;
 use rusqlite::Row;
 use rusqlite::types::{ToSqlOutput, Value as SqliteValue, ValueRef};
@@ -110,10 +111,7 @@ pub(crate) fn emit(
 ) -> Result<()> {
     let codec = run.codec(&statement.table);
     let offset = statement.whole_row();
-    each(run, statement, keys, by, slot, |row| {
-        found(codec.decode(row, offset)?);
-        Ok(())
-    })
+    each(run, statement, keys, by, slot, |row| found(FoundRow::Current(&codec.current(row, offset))))
 }
 
 fn each(

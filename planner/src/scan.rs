@@ -17,6 +17,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use engine::hydration::FoundRow;
 use futures::{StreamExt, TryStreamExt, stream};
 use rusqlite::Row;
 
@@ -114,7 +115,7 @@ pub(crate) fn emit(
                 together = together.filter(Together::pays);
             }
         } else if wanted(filter, row, &mut scratch)? {
-            found(codec.decode(row, offset)?);
+            found(FoundRow::Current(&codec.current(row, offset)))?;
         }
     }
     if let Some(batch) = &mut together {

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use engine::commit::StoredRow;
+use engine::hydration::FoundRow;
 use engine::replica::ReplicaError;
 use rusqlite::Row;
 
@@ -79,7 +80,7 @@ impl<'f> Together<'f> {
         for (row, kept) in self.rows.drain(..).zip(self.kept.drain(..)) {
             if kept {
                 self.rows_kept += 1;
-                found(row?);
+                found(FoundRow::Decoded(row?))?;
             }
         }
         self.keys.clear();

@@ -26,6 +26,47 @@ pub enum Value {
     Json(Arc<str>),
 }
 
+/// A value that is borrowed from wherever it is kept.
+#[derive(Clone, Copy, Debug)]
+pub enum ValueRef<'a> {
+    /// As [`Value::Null`].
+    Null,
+    /// As [`Value::Bool`].
+    Bool(bool),
+    /// As [`Value::Number`].
+    Number(f64),
+    /// As [`Value::String`].
+    String(&'a str),
+    /// As [`Value::Json`].
+    Json(&'a str),
+}
+
+impl From<ValueRef<'_>> for Value {
+    #[inline(always)]
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Value::Null,
+            ValueRef::Bool(bool) => Value::Bool(bool),
+            ValueRef::Number(number) => Value::Number(number),
+            ValueRef::String(text) => Value::String(Arc::from(text)),
+            ValueRef::Json(text) => Value::Json(Arc::from(text)),
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for ValueRef<'a> {
+    #[inline(always)]
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => ValueRef::Null,
+            Value::Bool(bool) => ValueRef::Bool(*bool),
+            Value::Number(number) => ValueRef::Number(*number),
+            Value::String(text) => ValueRef::String(text),
+            Value::Json(text) => ValueRef::Json(text),
+        }
+    }
+}
+
 impl Value {
     /// A string value.
     pub fn string(text: impl Into<Arc<str>>) -> Self {

@@ -37,7 +37,7 @@ mod track;
 mod wal;
 mod writer;
 
-pub use codec::RowCodec;
+pub use codec::{CurrentRow, RowCodec};
 pub use error::ReplicaError;
 pub use load::{InitialLoad, LoadTable};
 pub use rusqlite::types::Value as SqliteValue;

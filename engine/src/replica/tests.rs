@@ -266,7 +266,9 @@ fn values_that_clients_cannot_have_do_not_stop_the_stream() {
     let codec = snapshot.codec(snapshot.schema.table("issue").unwrap());
     let error = reader
         .query_row("SELECT id, slug, open, meta, at, uid, _0_version FROM issue WHERE id > 1", [], |row| {
-            Ok(codec.decode(row, 0).unwrap_err().to_string())
+            let error = codec.decode(row, 0).unwrap_err().to_string();
+            assert_eq!(codec.current(row, 0).each(|_, _| ()).unwrap_err().to_string(), error);
+            Ok(error)
         })
         .unwrap();
     assert_eq!(error, "value 9007199254740993 (in issue.id) is outside of supported bounds");
@@ -289,6 +291,22 @@ fn text_that_sqlite_stores_as_a_number_reads_as_text() {
     assert_eq!(new.values[1], Value::string("123"));
     assert_eq!(new.values[3], Value::Json(Arc::from("1.5")));
     assert_eq!(new.values[5], Value::string("42"));
+    drop(writer);
+
+    // Read from the file, kept or only looked at.
+    let snapshot = replica.pin().unwrap();
+    let codec = snapshot.codec(snapshot.schema.table("issue").unwrap());
+    let select = "SELECT id, slug, open, meta, at, uid, _0_version FROM issue";
+    let reader = snapshot.reader().unwrap();
+    let read = |row: &rusqlite::Row<'_>| {
+        let (current, mut seen) = (codec.current(row, 0), Vec::new());
+        current.each(|column, value| seen.push((column, Value::from(value)))).unwrap();
+        Ok((seen, current.version().unwrap(), current.decode().unwrap()))
+    };
+    let (seen, version, kept) = reader.query_row(select, [], read).unwrap();
+    assert_eq!(&kept, new);
+    assert_eq!(seen, new.values.iter().cloned().enumerate().collect::<Vec<_>>());
+    assert_eq!(version, new.version);
 }
 
 #[test]

@@ -151,13 +151,16 @@ impl Planner {
                 nodes: vec![Vec::new(); query.nodes.len()],
             };
             let begun = Instant::now();
-            let answers = self.answer_by(&run, &mut choose, &mut |node, row| hydration.nodes[node].push(row))?;
+            let answers = self.answer_by(&run, &mut choose, &mut |node, row| {
+                hydration.nodes[node].push(row.decode()?);
+                Ok(())
+            })?;
             let mut time = begun.elapsed();
             considered = chooser.considered();
             for _ in 0..RUNS_MORE {
                 if time < RUN_AGAIN {
                     let begun = Instant::now();
-                    self.answer(query, &subject.snapshot, &mut |_, _| {})?;
+                    self.answer(query, &subject.snapshot, &mut |_, row| row.decode().map(drop))?;
                     time = time.min(begun.elapsed());
                 }
             }
@@ -310,7 +313,7 @@ impl Planner {
         let stats = subject.stats(self, &run)?;
         let model = self.model(query, stats);
         let mut chooser = Chooser::new(&model, self.dice);
-        let answers = self.answer_by(&run, &mut |node, keys| Arc::new(chooser.rows(node, keys)), &mut |_, _| {})?;
+        let answers = self.answer_by(&run, &mut |node, keys| Arc::new(chooser.rows(node, keys)), &mut |_, _| Ok(()))?;
         let reader = run.reader.lock();
         let mut describer = Describer::new(query, &reader, false);
         let mut text = String::new();

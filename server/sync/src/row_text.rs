@@ -7,11 +7,13 @@
 use std::sync::{Arc, Weak};
 
 use engine::commit::StoredRow;
+use engine::hydration::FoundRow;
+use engine::replica::ReplicaError;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use zql_spec::json::{write_number, write_string};
 use zql_spec::schema::Table;
-use zql_spec::value::Value;
+use zql_spec::value::{Value, ValueRef};
 
 /// How rows of one table are written.
 #[derive(Debug)]
@@ -47,17 +49,35 @@ impl TableText {
         }
         out.push_str("}}");
     }
+
+    /// The same for a row that is not decoded.
+    ///
+    /// # Errors
+    /// If clients cannot be given one of its values; what was appended is no patch then.
+    pub fn write_found(&self, row: &FoundRow<'_>, out: &mut String) -> Result<(), ReplicaError> {
+        row.each(|column, value| {
+            out.push_str(&self.before[column]);
+            write_borrowed(value, out);
+        })?;
+        out.push_str("}}");
+        Ok(())
+    }
 }
 
 /// Appends a value.
 pub fn write_value(value: &Value, out: &mut String) {
+    write_borrowed(ValueRef::from(value), out);
+}
+
+#[inline(always)]
+fn write_borrowed(value: ValueRef<'_>, out: &mut String) {
     match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(true) => out.push_str("true"),
-        Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => write_number(*number, out),
-        Value::String(text) => write_string(text, out),
-        Value::Json(json) => out.push_str(json),
+        ValueRef::Null => out.push_str("null"),
+        ValueRef::Bool(true) => out.push_str("true"),
+        ValueRef::Bool(false) => out.push_str("false"),
+        ValueRef::Number(number) => write_number(number, out),
+        ValueRef::String(text) => write_string(text, out),
+        ValueRef::Json(json) => out.push_str(json),
     }
 }
 
@@ -110,7 +130,7 @@ mod tests {
     use zql_spec::schema::{Column, Table, ValueType};
     use zql_spec::value::Value;
 
-    use super::{RowTexts, TableText};
+    use super::{FoundRow, RowTexts, TableText};
 
     fn table() -> Table {
         let column = |name: &str| Column { name: name.into(), value_type: ValueType::Json, nullable: true };
@@ -136,6 +156,9 @@ mod tests {
         let mut out = String::new();
         TableText::new(&table()).write_put(&row, &mut out);
         assert_eq!(out, r#"{"op":"put","tableName":"a\"b","value":{"id":"x\n☃","n":1e+21,"j":{"a":[1]},"z":null}}"#);
+        let mut found = String::new();
+        TableText::new(&table()).write_found(&FoundRow::Decoded(Arc::new(row)), &mut found).unwrap();
+        assert_eq!(found, out);
     }
 
     #[test]

@@ -132,9 +132,11 @@ impl Worker {
             let mut graph = GraphBuilder::new(Arc::clone(&job.query));
             let mut answer = AnswerBuilder::new(Arc::clone(&job.query));
             self.hydrator.stream(&job.query, snapshot, &mut |node, row| {
+                let row = row.decode()?;
                 if graph.row(node, &row) {
                     answer.row(node, &row);
                 }
+                Ok(())
             })?;
             let mut graph = Box::new(graph.finish(Arc::clone(&snapshot.version)));
             graph.set_hydration_time(begin.elapsed());

@@ -16,7 +16,7 @@ pub struct SqlHydrator;
 
 impl Hydrate<Snapshot> for SqlHydrator {
     fn hydrate(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<Hydration, HydrateError> {
-        let reader = snapshot.reader().map_err(|error| HydrateError::Internal(error.to_string()))?;
+        let reader = snapshot.reader()?;
         let mut nodes: Vec<Vec<_>> = Vec::with_capacity(query.nodes.len());
         for (id, node) in query.nodes.iter().enumerate() {
             let mut rows = Vec::new();
@@ -34,9 +34,7 @@ impl Hydrate<Snapshot> for SqlHydrator {
             let access = Access { lookup, start: true, order: true, limit, ..Access::default() };
             let sql = node_select(query, id, &access);
             for key in keys {
-                reader
-                    .rows(&sql, &node.table, lookup, &key, &mut |row| rows.push(row))
-                    .map_err(|error| HydrateError::Internal(error.to_string()))?;
+                reader.rows(&sql, &node.table, lookup, &key, &mut |row| rows.push(row))?;
             }
             nodes.push(rows);
         }

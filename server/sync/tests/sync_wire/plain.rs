@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use engine::commit::{Key, StoredRow};
 use engine::hydration::{Hydrate, HydrateError, Hydration};
 use engine::query::{Query, Role, WITNESS_CAP};
-use engine::replica::{ReplicaError, Snapshot};
+use engine::replica::Snapshot;
 use engine::sql::{Access, FilterPart, node_select};
 use tokio::sync::Semaphore;
 
@@ -82,18 +82,10 @@ impl Plain {
     }
 }
 
-fn fault(error: ReplicaError) -> HydrateError {
-    match error {
-        ReplicaError::Sqlite(error) => HydrateError::Replica(error),
-        ReplicaError::PinExpired(_) => HydrateError::Expired,
-        error => HydrateError::Query(error.to_string()),
-    }
-}
-
 impl Hydrate<Snapshot> for Plain {
     fn hydrate(&self, query: &Arc<Query>, snapshot: &Arc<Snapshot>) -> Result<Hydration, HydrateError> {
         self.pass(&query.root().table.name)?;
-        let reader = snapshot.reader().map_err(fault)?;
+        let reader = snapshot.reader()?;
         let mut nodes: Vec<Vec<Arc<StoredRow>>> = Vec::new();
         for (id, node) in query.nodes.iter().enumerate() {
             let mut rows = Vec::new();
@@ -111,7 +103,7 @@ impl Hydrate<Snapshot> for Plain {
                 let access = Access { filter, lookup, lookup_many, start: true, after, until, order: true, limit };
                 let sql = node_select(query, id, &access);
                 for key in keys.iter().filter(|key| !key.iter().any(|value| value.is_null())) {
-                    reader.rows(&sql, &node.table, lookup, key, &mut |row| rows.push(row)).map_err(fault)?;
+                    reader.rows(&sql, &node.table, lookup, key, &mut |row| rows.push(row))?;
                 }
             }
             nodes.push(rows);

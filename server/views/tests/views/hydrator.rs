@@ -6,7 +6,7 @@ use std::sync::Arc;
 use engine::commit::{Key, StoredRow};
 use engine::hydration::{Hydrate, HydrateError, Hydration};
 use engine::query::{Query, Role, WITNESS_CAP};
-use engine::replica::{ReplicaError, Snapshot};
+use engine::replica::Snapshot;
 use engine::sql::{Access, node_select};
 
 /// See the module.
@@ -29,11 +29,7 @@ where
 
 /// Answers a query at a version.
 pub(crate) fn nested(query: &Query, snapshot: &Arc<Snapshot>) -> Result<Hydration, HydrateError> {
-    let failed = |error: ReplicaError| match error {
-        ReplicaError::Sqlite(error) => HydrateError::Replica(error),
-        error => HydrateError::Query(error.to_string()),
-    };
-    let reader = snapshot.reader().map_err(failed)?;
+    let reader = snapshot.reader()?;
     let mut nodes: Vec<Vec<Arc<StoredRow>>> = Vec::new();
     for (id, node) in query.nodes.iter().enumerate() {
         let mut rows: BTreeMap<Key, Arc<StoredRow>> = BTreeMap::new();
@@ -49,7 +45,7 @@ pub(crate) fn nested(query: &Query, snapshot: &Arc<Snapshot>) -> Result<Hydratio
             node_select(query, id, &Access { lookup: columns, start: true, order: true, limit, ..Access::default() });
         for key in keys.iter().filter(|_| node.synced) {
             let mut keep = |row: Arc<StoredRow>| drop(rows.insert(row.key(&node.table.primary_key), row));
-            reader.rows(&sql, &node.table, columns, key, &mut keep).map_err(failed)?;
+            reader.rows(&sql, &node.table, columns, key, &mut keep)?;
         }
         nodes.push(rows.into_values().collect());
     }
