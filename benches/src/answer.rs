@@ -1,6 +1,5 @@
 //! A first answer as the server makes it, up to the text that clients get.
 
-use std::hint::black_box;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -67,14 +66,12 @@ impl Answering<'_> {
         }
     }
 
-    /// Answers a query: chooses plans, runs them, and writes each row once. Its version is read too, which clients do not
-    /// get but records of what they have do.
+    /// Answers a query: chooses plans, runs them, and writes each row once.
     pub(crate) fn write(&self, query: &Arc<Query>, sink: &mut Sink) -> Result<()> {
         let mut once = Once::new(query);
         let mut text = None;
         Ok(self.planner.stream(query, self.snapshot, &mut |node, row| {
             let Some(row) = once.take(node, row)? else { return Ok(()) };
-            black_box(row.version()?);
             let mut written = Ok(());
             sink.row(|out| written = self.text(query, node, &mut text).write_found(&row, out));
             written

@@ -90,17 +90,6 @@ impl FoundRow<'_> {
         }
     }
 
-    /// The version at which it was last written.
-    ///
-    /// # Errors
-    /// If SQLite cannot read it.
-    pub fn version(&self) -> Result<Version, ReplicaError> {
-        match self {
-            FoundRow::Decoded(row) => Ok(Arc::clone(&row.version)),
-            FoundRow::Current(row) => row.version(),
-        }
-    }
-
     /// Lends each value with its column's position.
     ///
     /// # Errors

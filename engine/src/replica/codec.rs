@@ -152,11 +152,6 @@ impl CurrentRow<'_> {
         self.codec.decode(self.row, self.offset)
     }
 
-    /// The version at which it was last written.
-    pub fn version(&self) -> Result<Version, ReplicaError> {
-        self.codec.version(self.row.get_ref(self.offset + self.codec.table.columns.len())?)
-    }
-
     /// Lends each value with its column's position.
     #[inline]
     pub fn each(&self, mut take: impl FnMut(usize, ValueRef<'_>)) -> Result<(), ReplicaError> {
