@@ -67,7 +67,7 @@ struct Outcome {
     rows: usize,
     target: f64,
     zql: f64,
-    /// Microseconds by hand; none when each way by hand takes longer than the server.
+    /// Microseconds by hand; none when each way by hand takes longer than twice the server.
     by_hand: Option<f64>,
     /// How it is read by hand.
     bound: String,
