@@ -27,8 +27,8 @@ const BURST: usize = 1_000;
 /// Pieces that a burst may be taken in which has arrived already, and that a group may read which comes late.
 const ARRIVED_TARGET: usize = 10;
 
-/// The same while it arrives: Postgres decodes some twenty microseconds for each commit, and a transaction of the replica,
-/// which takes a millisecond, takes what has come by then.
+/// The same while it arrives: Postgres decodes some twenty microseconds for each commit, and where it pauses for longer than
+/// the stream waits for more, a piece ends.
 const ARRIVING_TARGET: usize = BURST / 20;
 
 /// How long a burst may take.
